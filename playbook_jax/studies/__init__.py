@@ -1,0 +1,1 @@
+"""Studies: search spaces, samplers, the launcher and where trials run."""

@@ -1,0 +1,317 @@
+"""The trial directory: what a training run leaves on disk, and how it is read back.
+
+    config.json       the resolved config
+    provenance.json   command, commit and diff, versions, devices, seeds
+    status.json       state, reason, step, best_step, objective
+    metrics.jsonl     a line an evaluation: step, train/…, validation/…
+    steps.f32         the per-step records: row t is the update t, float32 in STEP_COLUMNS' order
+    timing.jsonl      whatever depends on the clock
+    summary.json      written at the end; all that the report of a study reads
+    checkpoints/      see checkpoints.py
+
+All JSON is strict (a number that is not finite is null) and replaced atomically. This module needs
+no jax, and pandas only when a table is asked for.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils import epath
+
+from playbook_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PENDING, RUNNING, COMPLETE, INFEASIBLE, FAILED, INTERRUPTED = STATES = (
+    "PENDING",
+    "RUNNING",
+    "COMPLETE",
+    "INFEASIBLE",
+    "FAILED",
+    "INTERRUPTED",
+)
+# The exit code of a command that ran one trial, by the state in which it ended; bad input is 2.
+EXIT_CODES = {COMPLETE: 0, FAILED: 1, INFEASIBLE: 3, INTERRUPTED: 75}
+FINISHED = (COMPLETE, INFEASIBLE, FAILED)
+
+STEP_COLUMNS = ("loss", "gradient_norm", "update_norm", "learning_rate", "clipped")
+_ROW_BYTES = 4 * len(STEP_COLUMNS)
+PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
+CURVE_POINTS = 200  # more than a plot shows; keeps the report of 1,000 trials small
+
+
+def strict(value: Any) -> Any:
+    """Returns `value` as strict JSON allows it: NumPy scalars plain, non-finite numbers None."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(v) for key, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return strict(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [strict(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new one, never a part."""
+    path = epath.Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Writes strict JSON atomically."""
+    write_text(
+        path, json.dumps(strict(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    )
+
+
+def read_json(path: epath.PathLike, default: Any = None) -> Any:
+    """Returns what a JSON file holds, or `default` where it is missing or torn."""
+    try:
+        return json.loads(epath.Path(path).read_text())
+    except (OSError, ValueError):
+        return default
+
+
+def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the rows of a file with a JSON object a line, leaving out lines that are torn."""
+    try:
+        lines = epath.Path(path).read_text().splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def read_steps(directory: epath.PathLike) -> np.ndarray:
+    """Returns the per-step records, float32 of shape [steps, len(STEP_COLUMNS)]."""
+    try:
+        data = (epath.Path(directory) / "steps.f32").read_bytes()
+    except OSError:
+        data = b""
+    rows = len(data) // _ROW_BYTES
+    return np.frombuffer(data[: rows * _ROW_BYTES], "<f4").reshape(rows, len(STEP_COLUMNS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A trial directory, read when asked.
+
+    Attributes:
+      directory: where it lies.
+      config: the resolved config, as nested dictionaries.
+      status: `state`, `reason`, `step`, `best_step`, `objective`; PENDING where nothing ran yet.
+    """
+
+    directory: epath.Path
+    config: dict[str, Any]
+    status: dict[str, Any]
+
+    @functools.cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Command, commit and diff, versions, devices, host, seeds."""
+        return read_json(self.directory / "provenance.json", {})
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any]:
+        """What `summarize` gave at the end of the run; made anew where the run has not ended."""
+        stored = read_json(self.directory / "summary.json")
+        return stored if stored else summarize(self.directory, self.status)
+
+    @functools.cached_property
+    def evaluations(self) -> "pd.DataFrame":
+        """A row an evaluation: `step` and the metrics `train/…`, `validation/…`."""
+        import pandas as pd
+
+        rows = read_json_lines(self.directory / "metrics.jsonl")
+        return pd.DataFrame(rows, columns=None if rows else ["step"])
+
+    @functools.cached_property
+    def steps(self) -> "pd.DataFrame":
+        """A row an update: `step` and STEP_COLUMNS; row t was made with learning rate schedule(t)."""
+        import pandas as pd
+
+        records = read_steps(self.directory)
+        frame = pd.DataFrame(records, columns=list(STEP_COLUMNS))
+        frame.insert(0, "step", np.arange(len(records)))
+        return frame
+
+
+def load(directory: epath.PathLike) -> Trial:
+    """Returns the trial in `directory`.
+
+    Raises:
+      UsageError: there is no trial.
+    """
+    directory = epath.Path(directory)
+    config = read_json(directory / "config.json")
+    if config is None:
+        raise UsageError(f"{directory} holds no trial: it has no config.json that can be read")
+    return Trial(directory, config, read_json(directory / "status.json", new_status()))
+
+
+def new_status(state: str = PENDING, reason: str = "", step: int = 0) -> dict[str, Any]:
+    """Returns the contents of `status.json`.
+
+    `objective` is the value of `checkpoint.metric` at `best_step`, the evaluation where it was best.
+    """
+    return {"state": state, "reason": reason, "step": step, "best_step": None, "objective": None}
+
+
+class Writer:
+    """Writes one trial directory; `train.py` is its only caller."""
+
+    def __init__(self, directory: epath.PathLike, config: dict[str, Any]) -> None:
+        """Opens a new trial directory, or one that an earlier run of the same config left.
+
+        Args:
+          directory: the workdir; made if it does not exist.
+          config: the resolved config as `config.to_dict` gives it.
+
+        Raises:
+          UsageError: the directory can't be written, holds other files, or another config's trial.
+        """
+        from playbook_jax import config as config_lib
+
+        self.directory = epath.Path(directory)
+        existing = read_json(self.directory / "config.json")
+        if existing is not None:
+            changed = config_lib.differences(existing, config)
+            if changed:
+                shown = "; ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+                raise UsageError(
+                    f"{directory} belongs to another config ({shown}); "
+                    "use another --workdir, or the same config to resume"
+                )
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            foreign = [p.name for p in self.directory.iterdir() if not p.name.startswith(".")]
+            if existing is None and set(foreign) - {"log.txt"}:
+                raise UsageError(
+                    f"{directory} is not empty and holds no trial ({', '.join(foreign[:3])}); "
+                    "use another --workdir"
+                )
+            if existing is None:
+                write_json(self.directory / "config.json", config)
+            else:
+                (self.directory / ".writable").touch()
+                (self.directory / ".writable").unlink()
+        except OSError as error:
+            raise UsageError(f"cannot write to {directory}: {error.strerror or error}") from error
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `status.json` holds now."""
+        return read_json(self.directory / "status.json", new_status())
+
+    def write(self, name: str, value: Any) -> None:
+        """Writes one of the JSON files (`provenance.json`, `status.json`, `summary.json`)."""
+        write_json(self.directory / name, value)
+
+    def append_steps(self, records: np.ndarray) -> None:
+        """Appends per-step records, float32 [rows, len(STEP_COLUMNS)]."""
+        with (self.directory / "steps.f32").open("ab") as file:
+            file.write(np.ascontiguousarray(records, "<f4").tobytes())
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Appends a line to `metrics.jsonl` or `timing.jsonl`."""
+        with (self.directory / name).open("a") as file:
+            file.write(json.dumps(strict(row), allow_nan=False) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Cuts everything after `step`, and torn last lines: where a run goes on from a checkpoint."""
+        steps = self.directory / "steps.f32"
+        if steps.exists():
+            data = steps.read_bytes()
+            if len(data) != step * _ROW_BYTES:
+                part = steps.with_name(".steps.f32.part")
+                part.write_bytes(data[: step * _ROW_BYTES])
+                part.replace(steps)
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            path = self.directory / name
+            if path.exists():
+                rows = [row for row in read_json_lines(path) if row.get("step", 0) <= step]
+                write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a report needs of a trial, of bounded size.
+
+    Args:
+      directory: the trial directory.
+      status: the trial's status, for `best_step`.
+
+    Returns:
+      `steps` (updates made), `gradient_norm` (`percentiles` by name, `histogram` with `edges` in
+      log10 and `counts`), `clipped_fraction`, `curves` (per-step records thinned to at most
+      CURVE_POINTS: `step`, `loss` and `gradient_norm`, each the mean, and `gradient_norm_max`, the
+      largest, of the stretch of steps that ends there), `evaluations` (every metric as a list beside
+      `step`, thinned likewise, the best kept), `best` and `final` (the metrics at those evaluations).
+    """
+    records = read_steps(directory)
+    evaluations = read_json_lines(epath.Path(directory) / "metrics.jsonl")
+    loss, norms, clipped = records[:, 0], records[:, 1], records[:, 4]
+    finite = norms[np.isfinite(norms)].astype(np.float64)
+    best = [row for row in evaluations if row.get("step") == status.get("best_step")]
+    return {
+        "steps": len(records),
+        "gradient_norm": {
+            "percentiles": {
+                str(p): float(np.percentile(finite, p)) if finite.size else None
+                for p in PERCENTILES
+            },
+            "histogram": _histogram(finite),
+        },
+        "clipped_fraction": float(np.mean(clipped > 0)) if len(records) else None,
+        "curves": _thin_records(loss, norms),
+        "evaluations": _thin_evaluations(evaluations, status.get("best_step")),
+        "best": best[-1] if best else None,
+        "final": evaluations[-1] if evaluations else None,
+    }
+
+
+def _histogram(norms: np.ndarray) -> dict[str, list[float]]:
+    positive = norms[norms > 0]
+    if not positive.size:
+        return {"edges": [], "counts": []}
+    counts, edges = np.histogram(np.log10(positive), bins=40)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def _thin_records(loss: np.ndarray, norms: np.ndarray) -> dict[str, list[float]]:
+    edges = np.unique(np.linspace(0, len(loss), CURVE_POINTS + 1).astype(int))
+    starts, ends = edges[:-1], edges[1:]
+    counts = ends - starts
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {
+            "step": (ends - 1).tolist(),
+            "loss": (np.add.reduceat(loss.astype(np.float64), starts) / counts).tolist(),
+            "gradient_norm": (np.add.reduceat(norms.astype(np.float64), starts) / counts).tolist(),
+            "gradient_norm_max": np.maximum.reduceat(norms, starts).tolist(),
+        }
+
+
+def _thin_evaluations(rows: list[dict[str, Any]], best_step: int | None) -> dict[str, list[Any]]:
+    if len(rows) > CURVE_POINTS:
+        kept = {int(i) for i in np.linspace(0, len(rows) - 1, CURVE_POINTS)}
+        kept |= {i for i, row in enumerate(rows) if row.get("step") == best_step}
+        rows = [rows[i] for i in sorted(kept)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
