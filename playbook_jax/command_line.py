@@ -65,7 +65,7 @@ def _define_config(arguments: Sequence[str]) -> list[str]:
     config = config_lib.load(path)
     for name in ("notes",):  # optional keys that a command line may set although the file does not
         with config.unlocked():
-            config.setdefault(name, config_lib.OPTIONAL[name])
+            config[name] = config.get(name, config_lib.OPTIONAL[name])
     _check_overrides(config, rest)
     config_flags.DEFINE_config_dict("config", config, lock_config=True)
     return rest

@@ -192,11 +192,9 @@ def complete(config: ConfigDict) -> ConfigDict:
                     "number of steps, then chooses the best checkpoint (checkpoint.keep_best)"
                 )
             raise unknown("config key", f"checkpoint.{key}", CHECKPOINT_KEYS)
-    result = ConfigDict(config.to_dict())
-    for key, value in OPTIONAL.items():
-        result.setdefault(key, value)
-    for key, value in HPARAM_DEFAULTS.items():
-        result.hparams.setdefault(key, value)
+    values = {**OPTIONAL, **config.to_dict()}
+    values["hparams"] = {**HPARAM_DEFAULTS, **values["hparams"]}
+    result = ConfigDict(values)
     _check_sizes(result)
     _check_hparams(result.hparams)
     return result.lock()

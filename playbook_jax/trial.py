@@ -141,7 +141,9 @@ class Trial:
         import pandas as pd
 
         rows = read_json_lines(self.directory / "metrics.jsonl")
-        return pd.DataFrame(rows, columns=None if rows else ["step"])
+        # A null is a number that was not finite.
+        frame = pd.DataFrame(rows, columns=None if rows else ["step"], dtype=float)
+        return frame.astype({"step": int})
 
     @functools.cached_property
     def steps(self) -> "pd.DataFrame":

@@ -1,0 +1,67 @@
+"""Devices: the one place that knows how many there are.
+
+The train and evaluation steps are pure functions that use `jax.lax` collectives over the axis
+`AXIS`; this module runs them on every device of this host. State carries a leading device axis and
+is replicated; batches are split over it. Sharding one model over several devices would go here too;
+it is not done.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+AXIS = "batch"
+
+
+def device_count() -> int:
+    """Returns over how many devices a batch is split."""
+    return jax.local_device_count()
+
+
+def on_devices(
+    function: Callable, in_axes: Sequence[int | None], donate: tuple[int, ...] = ()
+) -> Callable:
+    """Returns `function` run on every device at once, its results with a leading device axis.
+
+    Args:
+      function: may use collectives over `AXIS`.
+      in_axes: for each argument, 0 where it has a leading device axis, None where all devices get
+        the whole of it.
+      donate: positions of the arguments whose buffers the results may take over.
+    """
+    return jax.pmap(function, axis_name=AXIS, in_axes=tuple(in_axes), donate_argnums=donate)
+
+
+_replicate = jax.pmap(lambda tree, _: tree, axis_name=AXIS, in_axes=(None, 0))
+
+
+_place = jax.pmap(lambda x: x, axis_name=AXIS)
+
+
+def replicate(tree: Any) -> Any:
+    """Returns `tree` on every device, placed just as the results of `on_devices` are.
+
+    The same placement matters: with another one, the second call of a step would compile again.
+    """
+    return _replicate(tree, np.zeros(device_count(), np.int8))
+
+
+def place(split: np.ndarray) -> Any:
+    """Returns an array of shape [devices, …] with each part on its device."""
+    return _place(split)
+
+
+def first(tree: Any) -> Any:
+    """Returns the first device's part of a replicated tree, as NumPy arrays of its own."""
+    # A copy: on CPU the array would else be a view of a buffer that the next step is given.
+    return jax.tree.map(lambda x: np.array(x.addressable_data(0))[0], tree)
+
+
+def split(array: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Returns `array` with `axis`, the examples, split over the devices and moved to the front."""
+    devices = device_count()
+    shape = array.shape
+    parts = array.reshape(*shape[:axis], devices, shape[axis] // devices, *shape[axis + 1 :])
+    return np.moveaxis(parts, axis, 0)

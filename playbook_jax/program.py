@@ -1,0 +1,156 @@
+"""What trials of one static config share: the model, the data on the devices, the compiled steps."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from playbook_jax import (
+    config as config_lib,
+    evaluation,
+    input_pipeline,
+    optimizers,
+    parallel,
+    schedules,
+    train_step,
+    workload as workload_lib,
+)
+from playbook_jax.errors import UsageError, unknown
+from playbook_jax.train_step import TrainState
+
+# Splits that periodic evaluations see. The test set is not among them.
+PERIODIC_SPLITS = ("train", "validation")
+_KEPT_PROGRAMS = 8  # of a study with several static configs
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Compiled on first use, then kept by `get`.
+
+    Attributes:
+      workload: the model, its loss and metrics.
+      arrays: the data of every split, on the host.
+      resident: what of the training set lies on the devices.
+      splits: the padded batches of PERIODIC_SPLITS, on the devices.
+      metrics: the names of the metrics.
+      init: (seed) → the state before step 0, on the devices.
+      run_steps: see `train_step.make_run_steps`.
+      settle: (state) → (state, copy), both with the batch statistics averaged over the devices. The
+        copy can be read while the next step takes over the state's buffers.
+      evaluate: see `evaluation.make_evaluate`.
+    """
+
+    workload: workload_lib.Workload
+    arrays: Mapping[str, Mapping[str, np.ndarray]]
+    resident: Any
+    splits: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    init: Callable[[int], TrainState]
+    run_steps: Callable[..., tuple[TrainState, Any, Any]]
+    settle: Callable[[TrainState], tuple[TrainState, TrainState]]
+    evaluate: Callable[..., dict[str, Any]]
+
+    def restore(self, state: TrainState) -> TrainState:
+        """Returns a state of NumPy arrays on the devices."""
+        return parallel.replicate(state)
+
+    def start_evaluation(self, state: TrainState, split: str, hparams: Any) -> dict[str, Any]:
+        """Returns the sums of the metrics over a split, while the devices still compute them."""
+        sums = {name: np.zeros((parallel.device_count(), 2), np.float32) for name in self.metrics}
+        data = self.splits[split]
+        for index in range(data["weight"].shape[1]):
+            sums = self.evaluate(
+                state.params, state.batch_stats, data, np.int32(index), hparams, sums
+            )
+        return sums
+
+
+def get(config: ConfigDict) -> Program:
+    """Returns the program of a complete config, the same one for all that share its static part.
+
+    Raises:
+      UsageError: the config names something that does not exist, or sizes do not fit.
+    """
+    if config.optimizer not in optimizers.OPTIMIZERS:
+        raise unknown("optimizer", config.optimizer, optimizers.OPTIMIZERS)
+    if config.schedule not in schedules.SCHEDULES:
+        raise unknown("schedule", config.schedule, schedules.SCHEDULES)
+    return _build(config_lib.static_part(config))
+
+
+@functools.lru_cache(maxsize=_KEPT_PROGRAMS)
+def _build(static_part: str) -> Program:
+    config = config_lib.from_dict(json.loads(static_part))
+    source = input_pipeline.source_class(config.dataset.source)
+    workload = workload_lib.find(config.workload)(config)
+    arrays = workload.splits()
+    size = len(next(iter(arrays["train"].values())))
+    _check_batch_sizes(config, size)
+
+    hparams = {name: np.float32(0) for name in config.hparams}
+    variables = jax.eval_shape(workload.init, jax.random.key(0))
+    metrics = evaluation.metric_names(workload, arrays["train"], variables, hparams)
+    names = [f"{split}/{metric}" for split in PERIODIC_SPLITS for metric in metrics]
+    if config.checkpoint.metric not in names:
+        raise unknown("checkpoint.metric", config.checkpoint.metric, names)
+
+    sample_size = config.eval_train_examples or len(next(iter(arrays["validation"].values())))
+    samples = {
+        "train": evaluation.train_sample(arrays["train"], sample_size),
+        "validation": arrays["validation"],
+    }
+    run_steps = train_step.make_run_steps(
+        workload, config.optimizer, config.schedule, source.gather, config.steps_per_call
+    )
+    init = functools.partial(train_step.initial_state, workload, config.optimizer)
+    on_init = parallel.on_devices(lambda seed, _: init(seed), (None, 0))
+    devices = np.zeros(parallel.device_count(), np.int8)
+    return Program(
+        workload=workload,
+        arrays=arrays,
+        resident=parallel.replicate(source.resident(arrays["train"])),
+        splits={
+            name: jax.tree.map(
+                parallel.place, evaluation.padded_batches(sample, config.eval_batch_size)
+            )
+            for name, sample in samples.items()
+        },
+        metrics=tuple(metrics),
+        init=lambda seed: on_init(np.uint32(seed), devices),
+        run_steps=parallel.on_devices(
+            run_steps, (0, 0, 0, 0, None, None, None, None), donate=(0, 1)
+        ),
+        settle=parallel.on_devices(_settle, (0,), donate=(0,)),
+        evaluate=parallel.on_devices(
+            evaluation.make_evaluate(workload), (0, 0, 0, None, None, 0), donate=(5,)
+        ),
+    )
+
+
+def _settle(state: TrainState) -> tuple[TrainState, TrainState]:
+    batch_stats = jax.lax.pmean(state.batch_stats, parallel.AXIS)
+    state = dataclasses.replace(state, batch_stats=batch_stats)
+    return state, jax.tree.map(jnp.copy, state)
+
+
+def _check_batch_sizes(config: ConfigDict, train_size: int) -> None:
+    if config.batch_size > train_size:
+        raise UsageError(
+            f"batch_size {config.batch_size} is larger than the training set of "
+            f"{train_size} examples"
+        )
+    devices = parallel.device_count()
+    if config.batch_size % devices:
+        lower = config.batch_size // devices * devices
+        fitting = [str(size) for size in (lower, lower + devices) if 0 < size <= train_size]
+        raise UsageError(
+            f"batch_size {config.batch_size} cannot be split evenly over {devices} devices; "
+            f"the nearest that can: {', '.join(fitting)}"
+        )
+    input_pipeline.num_shards_of(config)

@@ -1,0 +1,78 @@
+"""Where a result comes from: command, commit and diff, versions, devices, host, seeds."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+_MAX_DIFF = 1_000_000  # characters; a larger diff is data, not an edit
+
+
+def collect(command: list[str] | None, seed: int) -> dict[str, Any]:
+    """Returns the contents of `provenance.json`.
+
+    Args:
+      command: what started the run; this process's own command when None.
+      seed: the config's seed, from which initialization, data order and dropout follow.
+    """
+    import jax
+
+    devices = jax.local_devices()
+    return {
+        "command": command or [sys.executable, *sys.argv],
+        "directory": str(Path.cwd()),
+        **_code(),
+        "versions": _versions(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "devices": [device.device_kind for device in devices],
+        "backend": devices[0].platform,
+        # A CPU computes other bits with another number of threads.
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "seeds": {"initialization": seed, "data": seed, "dropout": seed},
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions
+
+
+@functools.cache
+def _code() -> dict[str, Any]:
+    """Returns the commit of the checkout that runs, and what differs from it; once a process."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            return subprocess.run(
+                ["git", "-C", str(root), *arguments],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=20,
+            ).stdout
+        except (OSError, subprocess.SubprocessError):
+            return None  # no git, or no checkout: an installed package
+
+    commit = git("rev-parse", "HEAD")
+    diff = git("diff", "HEAD") if commit else None
+    untracked = git("ls-files", "--others", "--exclude-standard") if commit else None
+    return {
+        "commit": commit.strip() if commit else None,
+        "dirty": bool(diff or untracked) if commit else None,
+        "diff": diff[:_MAX_DIFF] if diff else diff,
+        "untracked": untracked.split("\n")[:-1] if untracked else [],
+    }

@@ -1,0 +1,361 @@
+"""The training run, from a config to a finished trial directory.
+
+A run trains for a fixed number of steps, evaluates at fixed step intervals, keeps the latest and the
+best checkpoints, and chooses the best one when it is over. It is a function of its config and seed:
+stopped anywhere and started again, it ends the same. The devices never wait for the host: what a
+stretch of steps has left is read while the next one runs.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from playbook_jax import (
+    checkpoints,
+    config as config_lib,
+    input_pipeline,
+    parallel,
+    program as program_lib,
+    provenance,
+    train_step,
+    trial,
+)
+from playbook_jax.train_step import TrainState
+
+# Done steps, all steps, and a word on how it goes.
+Progress = Callable[[int, int, str], None]
+
+# Calls of the device that may be unfinished. Enough that it never waits; on several virtual CPU
+# devices, more than 16 abort the process.
+_CALLS_IN_FLIGHT = 8
+# The training loss must not end above where it began. Its end is the mean over some steps, and a
+# tenth is granted, so that the noise of the batches condemns no run that merely learned nothing.
+_LAST_STEPS, _LOSS_MARGIN = 20, 1.1
+_STATUS_SECONDS = 1.0  # between updates of `status.json` while the run goes on
+
+
+def validate(config: ConfigDict) -> ConfigDict:
+    """Returns the config with its optional keys, after every check that `train` makes.
+
+    Raises:
+      UsageError: the config can't be run; nothing has been written.
+    """
+    config = config_lib.complete(config)
+    program_lib.get(config)
+    return config
+
+
+def train(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    command: list[str] | None = None,
+) -> dict[str, Any]:
+    """Runs one trial to its end, going on where an earlier run of it was stopped.
+
+    Args:
+      config: the training config.
+      workdir: the trial directory; made if it does not exist.
+      progress: is told how far the run is, once a stretch of steps.
+      should_stop: asked between calls of the device; once true, the run saves and ends INTERRUPTED.
+      command: what started the run, for its provenance; this process's command when None.
+
+    Returns:
+      The trial's status. A trial that is COMPLETE or INFEASIBLE already returns it at once. An
+      error while training ends it as FAILED, with the traceback on standard error.
+
+    Raises:
+      UsageError: the config can't be run, or `workdir` is not for it.
+    """
+    config = validate(config)
+    writer = trial.Writer(workdir, config_lib.to_dict(config))
+    if writer.status["state"] in (trial.COMPLETE, trial.INFEASIBLE):
+        return writer.status
+    try:
+        run = _Run(config, writer, progress or (lambda done, total, text: None))
+        writer.write("provenance.json", provenance.collect(command, config.seed))
+        return run.to_the_end(should_stop)
+    except Exception as error:
+        traceback.print_exc()
+        status = writer.status | {
+            "state": trial.FAILED,
+            "reason": _reason(error),
+            "best_step": None,
+            "objective": None,
+        }
+        writer.write("status.json", status)
+        return status
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return f"out of memory: {text[:300]}"
+    return f"{type(error).__name__}: {text[:500]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stretch:
+    """What the steps from `start` to `end` have left on the devices, to be read once they are through.
+
+    Attributes:
+      start: the number of completed updates before it.
+      end: the number of completed updates after it.
+      records: per-step records, the first `end − start` of them.
+      bad_step: the state's `bad_step`.
+      snapshot: the state, where there is an evaluation or a checkpoint.
+      evaluations: split → sums of its metrics.
+      save: whether a checkpoint is due.
+    """
+
+    start: int
+    end: int
+    records: Any
+    bad_step: Any
+    snapshot: TrainState | None
+    evaluations: Mapping[str, Mapping[str, Any]]
+    save: bool
+
+
+class _Run:
+    """One run of one trial."""
+
+    def __init__(self, config: ConfigDict, writer: trial.Writer, progress: Progress) -> None:
+        self._config, self._writer, self._progress = config, writer, progress
+        self._program = program_lib.get(config)
+        self._hparams = train_step.cast_hparams(config.hparams)
+        self._max_train_steps = np.float32(config.max_train_steps)
+        self._total = config_lib.total_steps(config)
+        self._source = input_pipeline.make_source(config, self._program.arrays["train"])
+        self._checkpoints = checkpoints.Checkpoints(
+            writer.directory, keep_best=config.checkpoint.keep_best, mode=config.checkpoint.mode
+        )
+        self._state = self._program.init(config.seed)
+        self._step = self._stretch_start = self._restore()
+        self._records = self._new_records()
+        self._in_flight: collections.deque[Any] = collections.deque()
+        self._infeasible: tuple[str, int] | None = None  # the reason and the step
+        self._clock = _Clock(self._step)
+        self._last_objective = ""
+
+    def _restore(self) -> int:
+        """Goes back to the latest checkpoint, or to the beginning, and returns the step."""
+        restored = self._checkpoints.restore(parallel.first(self._state))
+        if restored is not None:
+            self._state = self._program.restore(restored[1])
+        step = 0 if restored is None else restored[0]
+        self._writer.rewind(step)
+        return step
+
+    def to_the_end(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+        """Trains, evaluates and saves until the run is over; returns the final status."""
+        self._write_status(trial.RUNNING)
+        unread: _Stretch | None = None
+        while self._step < self._total and not self._infeasible:
+            boundary = self._next_boundary()
+            while self._step < boundary:
+                if should_stop():
+                    return self._interrupt(unread)
+                self._send_steps(min(self._config.steps_per_call, boundary - self._step))
+                if unread:  # only now, with the devices busy again
+                    self._read(unread)
+                    unread = None
+            unread = self._end_stretch()
+        if unread and not self._infeasible:
+            self._read(unread)
+        return self._conclude()
+
+    def _next_boundary(self) -> int:
+        """Returns the next step at which something is to be logged, evaluated or saved."""
+        intervals = (
+            self._config.log_every_steps,
+            self._config.eval_every_steps,
+            self._config.checkpoint.every_steps,
+        )
+        return min(self._total, *((self._step // every + 1) * every for every in intervals))
+
+    def _new_records(self) -> Any:
+        return parallel.replicate(train_step.new_records(self._config.log_every_steps))
+
+    def _send_steps(self, num_steps: int) -> None:
+        """Sends the next steps to the devices, which may be busy with earlier ones."""
+        feed = self._clock.input(lambda: self._source.feed(self._step, num_steps))
+        pad = functools.partial(_pad, length=self._config.steps_per_call)
+        self._state, self._records, bad_step = self._program.run_steps(
+            self._state,
+            self._records,
+            self._program.resident,
+            jax.tree.map(lambda x: parallel.split(pad(x), axis=1), feed),
+            np.int32(self._step - self._stretch_start),
+            np.int32(num_steps),
+            self._hparams,
+            self._max_train_steps,
+        )
+        self._step += num_steps
+        self._in_flight.append(bad_step)
+        if len(self._in_flight) > _CALLS_IN_FLIGHT:
+            self._in_flight.popleft().block_until_ready()
+
+    def _end_stretch(self, stopping: bool = False) -> _Stretch:
+        """Sends the devices what is due after the current step; reads nothing yet."""
+        last = self._step == self._total
+        evaluate = not stopping and (last or self._step % self._config.eval_every_steps == 0)
+        save = stopping or last or self._step % self._config.checkpoint.every_steps == 0
+        snapshot, evaluations = None, {}
+        if evaluate or save:
+            self._state, snapshot = self._program.settle(self._state)
+        if evaluate:
+            evaluations = {
+                split: self._program.start_evaluation(snapshot, split, self._hparams)
+                for split in program_lib.PERIODIC_SPLITS
+            }
+        records, bad_step = self._records, self._in_flight[-1]
+        start, self._stretch_start = self._stretch_start, self._step
+        self._records = self._new_records()
+        return _Stretch(start, self._step, records, bad_step, snapshot, evaluations, save)
+
+    def _read(self, stretch: _Stretch) -> None:
+        """Writes down what a stretch has left: records first, then metrics, then checkpoints."""
+        records = parallel.first(stretch.records)[: stretch.end - stretch.start]
+        bad_step = int(parallel.first(stretch.bad_step))
+        if bad_step >= 0:
+            records = records[: bad_step - stretch.start + 1]
+            self._infeasible = (_why_bad(records[-1], self._hparams), bad_step)
+        self._writer.append_steps(records)
+        if not self._infeasible and stretch.evaluations:
+            self._read_evaluations(stretch)
+        if not self._infeasible and stretch.save:
+            self._checkpoints.save(stretch.end, parallel.first(stretch.snapshot))
+        if stretch.end % self._config.log_every_steps == 0 or stretch.end == self._total:
+            self._writer.append("timing.jsonl", self._clock.row(stretch.end))
+        if self._clock.status_is_due():
+            self._write_status(trial.RUNNING, stretch.end)
+        self._progress(stretch.end, self._total, f"loss {records[-1][0]:.4g}{self._last_objective}")
+
+    def _read_evaluations(self, stretch: _Stretch) -> None:
+        row: dict[str, Any] = {"step": stretch.end}
+        for split, sums in stretch.evaluations.items():
+            for name, pair in sums.items():
+                numerator, denominator = parallel.first(pair).astype(np.float64)
+                row[f"{split}/{name}"] = float(numerator / denominator) if denominator else math.nan
+        self._writer.append("metrics.jsonl", row)
+        metric = self._config.checkpoint.metric
+        value = row[metric]
+        if not math.isfinite(value):
+            self._infeasible = (f"{metric} is not finite", stretch.end)
+            return
+        self._last_objective = f" · {metric} {value:.4g}"
+        if self._checkpoints.wants(value):
+            state = parallel.first(stretch.snapshot)
+            self._checkpoints.offer(checkpoints.Candidate(stretch.end, value, state))
+
+    def _interrupt(self, unread: _Stretch | None) -> dict[str, Any]:
+        """Saves where the run is, so that the same command goes on from here."""
+        if unread:
+            self._read(unread)
+        if self._step > self._stretch_start and not self._infeasible:
+            self._read(self._end_stretch(stopping=True))
+        if self._infeasible:
+            return self._conclude()
+        self._checkpoints.close()
+        return self._write_status(
+            trial.INTERRUPTED, self._step, "stopped before its end; the same command continues it"
+        )
+
+    def _conclude(self) -> dict[str, Any]:
+        """Chooses the best evaluation, now that all are made, and writes the summary."""
+        self._checkpoints.close()
+        if not self._infeasible:
+            self._infeasible = _ended_above_its_beginning(self._writer)
+        if self._infeasible:
+            reason, step = self._infeasible
+            status = trial.new_status(trial.INFEASIBLE, f"{reason} (step {step})", step)
+        else:
+            best = self._checkpoints.best
+            status = trial.new_status(trial.COMPLETE, step=self._step)
+            status |= {"best_step": best.step, "objective": best.value}
+        self._writer.write("summary.json", trial.summarize(self._writer.directory, status))
+        self._writer.write("status.json", status)
+        return status
+
+    def _write_status(
+        self, state: str, step: int | None = None, reason: str = ""
+    ) -> dict[str, Any]:
+        best = self._checkpoints.best
+        status = trial.new_status(state, reason, self._step if step is None else step)
+        if best:
+            status |= {"best_step": best.step, "objective": best.value}
+        self._writer.write("status.json", status)
+        return status
+
+
+class _Clock:
+    """Measures the run; whatever depends on it goes into `timing.jsonl` alone."""
+
+    def __init__(self, step: int) -> None:
+        self._start = self._row_time = self._status_time = time.monotonic()
+        self._row_step = step
+        self._input_seconds = 0.0
+
+    def input(self, feed: Callable[[], Any]) -> Any:
+        start = time.monotonic()
+        result = feed()
+        self._input_seconds += time.monotonic() - start
+        return result
+
+    def row(self, step: int) -> dict[str, Any]:
+        now = time.monotonic()
+        seconds = max(now - self._row_time, 1e-9)
+        row = {
+            "step": step,
+            "seconds": round(now - self._start, 4),
+            "steps_per_second": round((step - self._row_step) / seconds, 2),
+            "input_wait": round(self._input_seconds / seconds, 4),
+        }
+        self._row_time, self._row_step, self._input_seconds = now, step, 0.0
+        return row
+
+    def status_is_due(self) -> bool:
+        now = time.monotonic()
+        due = now - self._status_time > _STATUS_SECONDS
+        if due:
+            self._status_time = now
+        return due
+
+
+def _pad(x: np.ndarray, length: int) -> np.ndarray:
+    """Returns `x` with zeros behind, so that every call of the device has the same shapes."""
+    if len(x) == length:
+        return x
+    return np.concatenate([x, np.zeros((length - len(x), *x.shape[1:]), x.dtype)])
+
+
+def _why_bad(record: np.ndarray, hparams: Mapping[str, Any]) -> str:
+    """Returns the reason for which the compiled step called the step of this record bad."""
+    for name, value in zip(trial.STEP_COLUMNS[:3], record, strict=False):
+        if not math.isfinite(value):
+            return f"{name} is {value}".replace("_", " ")
+    factor = float(hparams["divergence_factor"])
+    return (
+        f"loss above {factor:g} times that of step 0 for {train_step.HIGH_LOSS_STEPS} steps on end"
+    )
+
+
+def _ended_above_its_beginning(writer: trial.Writer) -> tuple[str, int] | None:
+    loss = trial.read_steps(writer.directory)[:, 0]
+    end = float(np.mean(loss[-_LAST_STEPS:]))
+    if len(loss) > 1 and loss[0] > 0 and end > _LOSS_MARGIN * loss[0]:
+        return f"training loss ends at {end:.4g}, above the {loss[0]:.4g} of step 0", len(loss)
+    return None

@@ -1,0 +1,210 @@
+"""The compiled step: loss, gradients, clipping, update, records, divergence.
+
+A pure function of the state, the data and the traced hyperparameters. It uses collectives over
+`parallel.AXIS` and knows nothing else about devices.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from playbook_jax import optimizers, schedules
+from playbook_jax.parallel import AXIS
+from playbook_jax.trial import STEP_COLUMNS
+from playbook_jax.workload import Workload
+
+# A loss this many steps on end above `divergence_factor` times that of step 0 has diverged; good
+# runs at high learning rates also spike, but come back sooner.
+HIGH_LOSS_STEPS = 20
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a run carries from step to step.
+
+    Attributes:
+      step: int32, the number of completed updates.
+      params: the model's parameters.
+      batch_stats: running statistics of batch norm, each device's own between evaluations.
+      opt_state: the optimizer's state; holds no hyperparameter.
+      key: the seed's key, the same on all devices; each step folds in its number and the device's.
+      first_loss: float32, the loss of step 0, for the divergence rule.
+      high_loss_steps: int32, for how many steps on end the loss has been too high.
+      bad_step: int32, the first bad step, −1 while there is none. From it on nothing changes.
+    """
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    key: Any
+    first_loss: Any
+    high_loss_steps: Any
+    bad_step: Any
+
+
+def cast_hparams(hparams: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Returns all hyperparameters as scalars of one type, so that no other type traces again."""
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
+    return {name: np.asarray(value, dtype) for name, value in sorted(hparams.items())}
+
+
+def initial_state(workload: Workload, optimizer_name: str, seed: Any) -> TrainState:
+    """Returns the state before step 0, a function of the seed alone (the same on every host)."""
+    init_key, key = jax.random.split(jax.random.key(seed))
+    variables = workload.init(init_key)
+    params = variables["params"]
+    # The optimizer's state does not depend on its hyperparameters, so any will do.
+    optimizer = optimizers.make_optimizer(optimizer_name, {}, lambda step: 0.0)
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+        key=jax.random.key_data(key),
+        first_loss=jnp.float32(0),
+        high_loss_steps=jnp.int32(0),
+        bad_step=jnp.int32(-1),
+    )
+
+
+def make_update(
+    workload: Workload, optimizer_name: str, schedule_name: str
+) -> Callable[[TrainState, Any, Mapping[str, Any], Any], tuple[TrainState, Any]]:
+    """Returns the function of one step: (state, batch, hparams, max_train_steps) → (state, record).
+
+    The record is a float32 row in the order of STEP_COLUMNS: the loss with label smoothing and
+    without weight decay; the global norm of the gradient before clipping and weight decay; the norm
+    of the change of the parameters; the learning rate; 1 where the gradient was clipped.
+    """
+
+    def update(
+        state: TrainState, batch: Any, hparams: Mapping[str, Any], max_train_steps: Any
+    ) -> tuple[TrainState, Any]:
+        schedule = schedules.make_schedule(schedule_name, hparams, max_train_steps)
+        optimizer = optimizers.make_optimizer(
+            optimizer_name, hparams, schedule, decay_mask=workload.decay_mask(state.params)
+        )
+        loss, gradients, batch_stats = _gradients(workload, state, batch, hparams)
+        norm = optax.global_norm(gradients)
+        # g' = λ g / |g| where |g| > λ (playbook, "Gradient clipping"); λ = 0 is off.
+        clipped = (hparams["clip_norm"] > 0) & (norm > hparams["clip_norm"])
+        scale = jnp.where(clipped, hparams["clip_norm"] / norm, 1.0)
+        gradients = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        update_norm = optax.global_norm(updates)
+        record = [loss, norm, update_norm, schedule(state.step), clipped]
+        advanced = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        state = _unless_bad(state, advanced, loss, norm + update_norm, hparams["divergence_factor"])
+        return state, jnp.stack([jnp.asarray(x, jnp.float32) for x in record])
+
+    return update
+
+
+def _gradients(
+    workload: Workload, state: TrainState, batch: Any, hparams: Mapping[str, Any]
+) -> tuple[Any, Any, Any]:
+    """Returns loss, gradients and new batch statistics of the global batch."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    # Different on each device, unlike the initialization.
+    rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(AXIS))}
+
+    def sum_of_losses(params: Any) -> tuple[Any, Any]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        outputs, batch_stats = workload.apply(variables, batch, hparams, rngs, train=True)
+        numerator, denominator = workload.loss(outputs, batch, hparams)
+        return jnp.sum(numerator), (jnp.sum(denominator), batch_stats)
+
+    (numerator, (denominator, batch_stats)), gradients = jax.value_and_grad(
+        sum_of_losses, has_aux=True
+    )(state.params)
+    numerator, denominator, gradients = jax.lax.psum((numerator, denominator, gradients), AXIS)
+    gradients = jax.tree.map(lambda g: g / denominator.astype(g.dtype), gradients)
+    return numerator / denominator, gradients, batch_stats
+
+
+def _unless_bad(
+    state: TrainState, advanced: TrainState, loss: Any, norms: Any, divergence_factor: Any
+) -> TrainState:
+    """Returns `advanced` after a good step, and `state` with `bad_step` set after a bad one."""
+    first_loss = jnp.where(state.step == 0, loss, state.first_loss).astype(jnp.float32)
+    # Losses that may be negative (log densities) have no meaningful multiple.
+    watched = (divergence_factor > 0) & (first_loss > 0)
+    high = watched & (loss > divergence_factor * first_loss)
+    high_loss_steps = jnp.where(high, state.high_loss_steps + 1, 0)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norms)
+    good = (state.bad_step < 0) & finite & (high_loss_steps < HIGH_LOSS_STEPS)
+    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), advanced, state)
+    return dataclasses.replace(
+        kept,
+        first_loss=first_loss,
+        high_loss_steps=high_loss_steps,
+        bad_step=jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step),
+    )
+
+
+def make_run_steps(
+    workload: Workload,
+    optimizer_name: str,
+    schedule_name: str,
+    gather: Callable[[Any, Any], Any],
+    steps_per_call: int,
+) -> Callable[..., tuple[TrainState, Any, Any]]:
+    """Returns the function that runs up to `steps_per_call` updates in one call of the device.
+
+    Its arguments: state; records, a float32 buffer [rows, len(STEP_COLUMNS)]; resident, whatever of
+    the data set lies on the device; feed, the input of the steps, first axis `steps_per_call`; row,
+    where in `records` to go on writing; num_steps (at most `steps_per_call`; traced, so any number
+    costs no compilation and gives the same bits); hparams; max_train_steps. It returns state,
+    records, and a small array by which the host can tell that the call is finished.
+
+    Args:
+      workload: the model.
+      optimizer_name: a key of `optimizers.OPTIMIZERS`.
+      schedule_name: a key of `schedules.SCHEDULES`.
+      gather: makes the batch from `resident` and one row of `feed`.
+      steps_per_call: 1 makes no loop: a convolution inside of one is over 20 times slower on CPU.
+    """
+    update = make_update(workload, optimizer_name, schedule_name)
+
+    def run_steps(
+        state: TrainState,
+        records: Any,
+        resident: Any,
+        feed: Any,
+        row: Any,
+        num_steps: Any,
+        hparams: Mapping[str, Any],
+        max_train_steps: Any,
+    ) -> tuple[TrainState, Any, Any]:
+        def body(i: Any, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
+            state, records = carry
+            batch = gather(resident, jax.tree.map(lambda x: x[i], feed))
+            state, record = update(state, batch, hparams, max_train_steps)
+            records = jax.lax.dynamic_update_slice(records, record[None], (row + i, 0))
+            return state, records
+
+        if steps_per_call == 1:
+            state, records = body(0, (state, records))
+        else:
+            state, records = jax.lax.fori_loop(0, num_steps, body, (state, records))
+        return state, records, state.bad_step
+
+    return run_steps
+
+
+def new_records(rows: int) -> np.ndarray:
+    """Returns an empty buffer of per-step records."""
+    return np.zeros((rows, len(STEP_COLUMNS)), np.float32)

@@ -1,0 +1,107 @@
+"""What a model and its data implement, and how one is found by name.
+
+A workload is one file in a directory `workloads/` (of this repository, or of the directory where the
+command runs), named as `config.workload` says, that defines a subclass of `Workload`. There is no
+registry.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from playbook_jax.errors import UsageError, unknown
+
+Batch = Mapping[str, Any]
+# For each example how much it adds to a metric's numerator and denominator, both of shape [batch].
+# They are summed over batches and devices before they are divided: a mean of means would be wrong
+# where examples count differently.
+PerExample = tuple[Any, Any]
+
+
+class Workload:
+    """A model, its loss and metrics, and its data. Every method but `splits` is a pure function."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        """Builds the model from the static part of the config (never from `config.hparams`)."""
+        self.config = config
+
+    def splits(self) -> Mapping[str, Mapping[str, np.ndarray]]:
+        """Returns the arrays of "train", "validation" and "test", the first axis the examples.
+
+        The split must not depend on `config.seed`: replicates are to see the same data.
+        """
+        raise NotImplementedError
+
+    def init(self, rng: Any) -> dict[str, Any]:
+        """Returns the variables: `params`, and `batch_stats` where the model keeps some."""
+        raise NotImplementedError
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        batch: Batch,
+        hparams: Mapping[str, Any],
+        rngs: Mapping[str, Any],
+        train: bool,
+    ) -> tuple[Any, Any]:
+        """Returns the model's outputs and the new batch statistics.
+
+        Args:
+          variables: `params` and `batch_stats`.
+          batch: arrays of this device's examples.
+          hparams: traced scalars, so that changing one never recompiles.
+          rngs: {"dropout": key} in training, empty in evaluation.
+          train: whether this is a training step.
+        """
+        raise NotImplementedError
+
+    def loss(self, outputs: Any, batch: Batch, hparams: Mapping[str, Any]) -> PerExample:
+        """Returns what training minimizes, label smoothing included, weight decay not."""
+        raise NotImplementedError
+
+    def metrics(self, outputs: Any, batch: Batch) -> Mapping[str, PerExample]:
+        """Returns what evaluations report, by name; "loss" among them, without label smoothing."""
+        raise NotImplementedError
+
+    def decay_mask(self, params: Any) -> Any:
+        """Returns which parameters weight decay acts on, a tree of bools, or None for the default.
+
+        The default is those of two or more dimensions: neither biases nor the scales of norms.
+        """
+        return None
+
+
+def find(name: str) -> type[Workload]:
+    """Returns the `Workload` subclass that `workloads/NAME.py` defines.
+
+    Raises:
+      UsageError: there is no such file, or it defines no workload or several.
+    """
+    # No __init__.py there, so the directories of all these places make up one namespace package.
+    for place in (str(Path.cwd()), str(Path(__file__).parent.parent)):
+        if place not in sys.path:
+            sys.path.append(place)
+    package = importlib.import_module("workloads")
+    known = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    if name not in known:
+        raise unknown("workload", name, known)
+    module = importlib.import_module(f"workloads.{name}")
+    classes = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Workload)
+        and value.__module__ == module.__name__
+    ]
+    if len(classes) != 1:
+        raise UsageError(
+            f"workloads/{name}.py must define one subclass of Workload; it defines {len(classes)}"
+        )
+    return classes[0]

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Trains one model: one trial, from a config to a finished trial directory.
+
+    scripts/train.py --config=configs/digits_mlp.py --workdir=/tmp/run
+    scripts/train.py --config=configs/digits_mlp.py --workdir=/tmp/run2 --config.hparams.learning_rate=0.3
+
+Every key of the config can be set by --config.KEY=VALUE. The same command again goes on where the
+run was stopped. Exit codes: 0 complete, 1 failed, 2 bad input, 3 infeasible (it diverged), 75
+interrupted (continue by the same command).
+"""
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from playbook_jax import command_line, trial
+from playbook_jax.errors import UsageError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "workdir", None, "The trial directory: made if missing, resumed if it holds this run."
+)
+flags.DEFINE_integer(
+    "cores", 0, "On how many CPU cores to run; other numbers give other last bits. 0: all."
+)
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise UsageError(f"{argv[1]!r} is not a flag; see --help")
+    if not FLAGS.workdir:
+        raise UsageError("--workdir=DIR is missing")
+    if FLAGS.cores:
+        if not 0 < FLAGS.cores <= (os.cpu_count() or 1):
+            raise UsageError(f"--cores={FLAGS.cores}: this machine has {os.cpu_count()}")
+        # Before jax is imported: it makes one thread for each core that it sees.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: FLAGS.cores])
+
+    from playbook_jax import compilation_cache, progress, train
+
+    compilation_cache.enable()
+    config = train.validate(FLAGS.config)
+    stopped = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stopped.append(number))
+    line = None
+
+    def show(done: int, total: int, text: str) -> None:
+        nonlocal line
+        line = line or progress.Line(total, "steps", done=done)
+        line.update(done, text)
+
+    status = train.train(config, FLAGS.workdir, progress=show, should_stop=lambda: bool(stopped))
+    if line:
+        line.close()
+    _report(status, config.checkpoint.metric)
+    return trial.EXIT_CODES[status["state"]]
+
+
+def _report(status: dict, metric: str) -> None:
+    text = f"{status['state']} at step {status['step']:,}"
+    if status["state"] == trial.COMPLETE:
+        text += f": best {metric} {status['objective']:.4g} at step {status['best_step']:,}"
+    elif status["reason"]:
+        text += f": {status['reason']}"
+    print(text)
+    if status["state"] == trial.INTERRUPTED:
+        print(f"Continue with: {shlex.join(command_line.command())}")
+    else:
+        print(f"The trial is in {FLAGS.workdir}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, config_flag=True)

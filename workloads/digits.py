@@ -1,0 +1,128 @@
+"""The handwritten digits that ship inside scikit-learn: 1,797 grey images of 8 × 8 pixels.
+
+A part of the "Optical Recognition of Handwritten Digits" data set (E. Alpaydin, C. Kaynak, 1998).
+"""
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from playbook_jax import losses
+from playbook_jax.errors import unknown
+from playbook_jax.layers import Dropout
+from playbook_jax.workload import Workload
+
+CLASSES = 10
+VALIDATION, TEST = 300, 300
+
+
+@functools.cache
+def _splits() -> dict[str, dict[str, np.ndarray]]:
+    # The file is read without importing scikit-learn, which would take two seconds.
+    root = importlib.util.find_spec("sklearn").submodule_search_locations[0]
+    table = np.loadtxt(Path(root) / "datasets" / "data" / "digits.csv.gz", np.uint8, delimiter=",")
+    # The file goes writer by writer; a fixed shuffle gives each split all of them.
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    data = {"image": table[:, :64].reshape(-1, 8, 8, 1), "label": table[:, 64].astype(np.int32)}
+    cuts = {
+        "test": slice(0, TEST),
+        "validation": slice(TEST, TEST + VALIDATION),
+        "train": slice(TEST + VALIDATION, None),
+    }
+    return {name: {key: x[cut] for key, x in data.items()} for name, cut in cuts.items()}
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU and dropout."""
+
+    hidden_sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, images: Any, dropout_rate: Any, train: bool) -> Any:
+        """Returns logits [batch, CLASSES] for images [batch, 8, 8, 1] between -1 and 1."""
+        x = images.reshape(images.shape[0], -1)
+        for size in self.hidden_sizes:
+            x = nn.relu(nn.Dense(size)(x))
+            x = Dropout(deterministic=not train)(x, dropout_rate)
+        return nn.Dense(CLASSES)(x)
+
+
+class CNN(nn.Module):
+    """A small residual network without normalization: x + f(x), f starting at zero.
+
+    Starting the residual branches at zero stands in for normalization (playbook, "How can
+    optimization failures be debugged and mitigated?"; https://arxiv.org/abs/2003.04887).
+    """
+
+    channels: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, images: Any, dropout_rate: Any, train: bool) -> Any:
+        """Returns logits [batch, CLASSES] for images [batch, 8, 8, 1] between -1 and 1."""
+        x = images
+        for stage, channels in enumerate(self.channels):
+            x = nn.Conv(channels, (3, 3), strides=min(stage + 1, 2))(x)
+            branch = nn.Conv(channels, (3, 3))(nn.relu(x))
+            branch = nn.Conv(channels, (3, 3), kernel_init=nn.initializers.zeros)(nn.relu(branch))
+            x = x + branch
+        x = jnp.mean(nn.relu(x), axis=(1, 2))
+        x = Dropout(deterministic=not train)(x, dropout_rate)
+        return nn.Dense(CLASSES)(x)
+
+
+MODELS = {"mlp": MLP, "cnn": CNN}
+
+
+class Digits(Workload):
+    """Classification of the digits by an MLP or a CNN."""
+
+    def __init__(self, config: Any) -> None:
+        """Builds the model that `config.model.name` names, the other keys its fields."""
+        super().__init__(config)
+        fields = dict(config.model)
+        name = fields.pop("name")
+        if name not in MODELS:
+            raise unknown("model of the workload digits", name, MODELS)
+        for key in fields:
+            if key not in MODELS[name].__dataclass_fields__:
+                raise unknown(f"key of the model {name}", key, MODELS[name].__annotations__)
+        self.model = MODELS[name](**fields)
+
+    def splits(self) -> dict[str, dict[str, np.ndarray]]:
+        """Returns images (uint8 from 0 to 16, [n, 8, 8, 1]) and labels (int32, [n])."""
+        return _splits()
+
+    def init(self, rng: Any) -> dict[str, Any]:
+        """Returns freshly drawn parameters."""
+        return self.model.init(rng, jnp.zeros((1, 8, 8, 1)), 0.0, train=False)
+
+    def apply(
+        self, variables: Any, batch: Any, hparams: Any, rngs: Any, train: bool
+    ) -> tuple[Any, Any]:
+        """Returns logits [batch, CLASSES] and the new batch statistics."""
+        images = batch["image"].astype(jnp.float32) / 8 - 1
+        logits, updated = self.model.apply(
+            variables,
+            images,
+            hparams.get("dropout_rate", 0.0),
+            train,
+            rngs=rngs,
+            mutable=["batch_stats"] if train else [],
+        )
+        return logits, updated.get("batch_stats", {})
+
+    def loss(self, outputs: Any, batch: Any, hparams: Any) -> Any:
+        """Returns the cross-entropy with label smoothing."""
+        return losses.cross_entropy(outputs, batch["label"], hparams["label_smoothing"])
+
+    def metrics(self, outputs: Any, batch: Any) -> dict[str, Any]:
+        """Returns the cross-entropy and the misclassification rate."""
+        return {
+            "loss": losses.cross_entropy(outputs, batch["label"]),
+            "error_rate": losses.error_rate(outputs, batch["label"]),
+        }
