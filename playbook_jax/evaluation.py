@@ -32,15 +32,14 @@ def padded_batches(arrays: Arrays, batch_size: int) -> dict[str, np.ndarray]:
     size = len(next(iter(arrays.values())))
     batch_size = -(-min(batch_size, size) // devices) * devices
     batches = -(-size // batch_size)
-    weight = np.zeros(batches * batch_size, np.float32)
-    weight[:size] = 1
-
-    def cut(x: np.ndarray) -> np.ndarray:
-        # Padding repeats the last example, so that it can produce nothing that a real one cannot.
-        x = np.concatenate([x, np.repeat(x[-1:], len(weight) - size, axis=0)])
-        return parallel.split(x.reshape(batches, batch_size, *x.shape[1:]), axis=1)
-
-    return {"weight": cut(weight), **{name: cut(x) for name, x in arrays.items()}}
+    # Padding repeats the last example, so that it can produce nothing that a real one cannot.
+    rows = np.minimum(np.arange(batches * batch_size), size - 1)
+    padded = {name: x[rows] for name, x in arrays.items()}
+    padded["weight"] = (np.arange(len(rows)) < size).astype(np.float32)
+    return {
+        name: parallel.split(x.reshape(batches, batch_size, *x.shape[1:]), axis=1)
+        for name, x in padded.items()
+    }
 
 
 def train_sample(arrays: Arrays, size: int) -> Arrays:

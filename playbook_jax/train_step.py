@@ -92,13 +92,13 @@ def make_update(
             optimizer_name, hparams, schedule, decay_mask=workload.decay_mask(state.params)
         )
         loss, gradients, batch_stats = _gradients(workload, state, batch, hparams)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         # g' = λ g / |g| where |g| > λ (playbook, "Gradient clipping"); λ = 0 is off.
         clipped = (hparams["clip_norm"] > 0) & (norm > hparams["clip_norm"])
         scale = jnp.where(clipped, hparams["clip_norm"] / norm, 1.0)
         gradients = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        update_norm = optax.global_norm(updates)
+        update_norm = optax.tree.norm(updates)
         record = [loss, norm, update_norm, schedule(state.step), clipped]
         advanced = dataclasses.replace(
             state,

@@ -1,0 +1,367 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from playbook_jax import (
+    checkpoints,
+    config as config_lib,
+    input_pipeline,
+    program as program_lib,
+    train,
+    train_step,
+    trial,
+)
+from playbook_jax.errors import UsageError
+from tests import small
+
+
+def run(directory, **overrides):
+    return train.train(small.digits(**overrides), directory)
+
+
+def files(directory):
+    """What must not depend on when and how often a run was interrupted."""
+    names = ("steps.f32", "metrics.jsonl", "summary.json", "status.json", "config.json")
+    return {name: (directory / name).read_bytes() for name in names}
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished") / "trial"
+    status = run(directory)
+    return directory, status
+
+
+@pytest.mark.playbook("fixed-step-budget", "evaluate-at-step-intervals")
+def test_a_run_leaves_what_the_contract_says(finished):
+    directory, status = finished
+    result = trial.load(directory)
+    assert status == result.status
+    assert status["state"] == "COMPLETE"
+    assert len(result.steps) == status["step"] == 40
+    assert result.evaluations["step"].tolist() == [10, 20, 30, 40]
+    assert {"train/loss", "validation/error_rate"} <= set(result.evaluations.columns)
+    assert result.steps["loss"].iloc[-5:].mean() < result.steps["loss"].iloc[0] / 2
+    for name in ("provenance", "status", "summary", "config"):
+        json.loads((directory / f"{name}.json").read_text(), parse_constant=pytest.fail)
+    assert result.provenance["versions"]["jax"] == jax.__version__
+    assert result.provenance["command"]
+
+
+@pytest.mark.playbook("retrospective-selection")
+def test_the_best_is_chosen_in_retrospect_and_gives_its_metric_again(finished):
+    directory, status = finished
+    evaluations = trial.load(directory).evaluations
+    best = evaluations.loc[evaluations["validation/error_rate"].idxmin()]
+    assert status["objective"] == best["validation/error_rate"]
+    assert status["best_step"] == best["step"]
+
+    loaded = checkpoints.load(directory, "best")
+    assert int(loaded["step"]) == status["best_step"]
+    config = train.validate(small.digits())
+    program = program_lib.get(config)
+    state = program.init(0)
+    state = program.restore(
+        train_step.dataclasses.replace(
+            train.parallel.first(state), params=loaded["params"], batch_stats={}
+        )
+    )
+    sums = program.start_evaluation(state, "validation", train_step.cast_hparams(config.hparams))
+    wrong, total = np.asarray(sums["error_rate"])[0]
+    assert wrong / total == pytest.approx(status["objective"], rel=1e-7)
+
+
+def numpy_run(config, params, steps):
+    """Nesterov with clipping and weight decay on the MLP, in float64, from the formulas."""
+    data = program_lib.get(config).arrays["train"]
+    size = len(data["label"])
+    rows = np.concatenate(
+        [o.indices(0, steps) for o in input_pipeline.shard_orders(config, size)], axis=1
+    )
+    h = config.hparams
+    p = {k: np.asarray(v, np.float64) for k, v in params.items()}
+    velocity = {k: np.zeros_like(v) for k, v in p.items()}
+    records = []
+    for t in range(steps):
+        x = data["image"][rows[t]].reshape(len(rows[t]), -1) / 8.0 - 1
+        target = np.eye(10)[data["label"][rows[t]]] * (1 - h.label_smoothing)
+        target += h.label_smoothing / 10
+        a = x @ p["w1"] + p["b1"]
+        z = np.maximum(a, 0)
+        logits = z @ p["w2"] + p["b2"]
+        prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        loss = -(target * np.log(prob)).sum(1).mean()
+        d = (prob - target) / len(x)
+        da = (d @ p["w2"].T) * (a > 0)
+        g = {"w1": x.T @ da, "b1": da.sum(0), "w2": z.T @ d, "b2": d.sum(0)}
+        norm = np.sqrt(sum((v**2).sum() for v in g.values()))
+        if norm > h.clip_norm:
+            g = {k: v * h.clip_norm / norm for k, v in g.items()}
+        rate = h.learning_rate * (1 + np.cos(np.pi * t / config.max_train_steps)) / 2
+        change = {}
+        for k in p:
+            step = g[k] + (h.weight_decay * p[k] if p[k].ndim > 1 else 0)
+            velocity[k] = h.momentum * velocity[k] + step
+            change[k] = -rate * (h.momentum * velocity[k] + step)
+            p[k] = p[k] + change[k]
+        update_norm = np.sqrt(sum((v**2).sum() for v in change.values()))
+        records.append([loss, norm, update_norm, rate, norm > h.clip_norm])
+    return np.array(records, float)
+
+
+@pytest.mark.playbook("unclipped-gradient-norm", "clipping-rule", "nesterov-rule")
+def test_every_record_equals_a_float64_reference(tmp_path):
+    overrides = {
+        "hparams__weight_decay": 0.01,
+        "hparams__clip_norm": 1.0,
+        "hparams__label_smoothing": 0.1,
+        "max_train_steps": 20,
+    }
+    config = train.validate(small.digits(**overrides))
+    initial = train.parallel.first(program_lib.get(config).init(config.seed)).params
+    params = {
+        "w1": initial["Dense_0"]["kernel"],
+        "b1": initial["Dense_0"]["bias"],
+        "w2": initial["Dense_1"]["kernel"],
+        "b2": initial["Dense_1"]["bias"],
+    }
+    expected = numpy_run(config, params, 20)
+    run(tmp_path / "run", **overrides)
+    records = trial.read_steps(tmp_path / "run")
+    assert 0 < expected[:, 4].sum() < 20  # some steps clipped, some not
+    # float32 against float64, over 20 steps.
+    np.testing.assert_allclose(records, expected, rtol=1e-4)
+
+
+def interrupted(directory, stop_at, **overrides):
+    """Runs until `stop_at` calls of the device were made."""
+    calls = []
+
+    def should_stop():
+        calls.append(None)
+        return len(calls) > stop_at
+
+    return train.train(small.digits(**overrides), directory, should_stop=should_stop)
+
+
+@pytest.mark.playbook("checkpoints-survive-interruptions")
+@pytest.mark.parametrize("stop_at", [0, 1, 2, 3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path, stop_at):
+    directory = tmp_path / "trial"
+    status = interrupted(directory, stop_at)
+    assert status["state"] == "INTERRUPTED"
+    assert run(directory)["state"] == "COMPLETE"
+    assert files(directory) == files(finished[0])
+    for step in ("best", "latest"):
+        assert_same(checkpoints.load(directory, step), checkpoints.load(finished[0], step))
+
+
+@pytest.mark.playbook("checkpoints-survive-interruptions")
+def test_a_killed_run_goes_on_from_its_checkpoint(finished, tmp_path):
+    directory = tmp_path / "trial"
+    interrupted(directory, 3)
+    # What a kill leaves: records and metrics beyond the checkpoint, torn lines, a stale status.
+    with (directory / "steps.f32").open("ab") as file:
+        file.write(np.full(17, 7, np.float32).tobytes())
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "validation/error_rate": 0.0}\n{"step": 40, "valida')
+    assert run(directory)["state"] == "COMPLETE"
+    assert files(directory) == files(finished[0])
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    directory, status = finished
+    before = files(directory)
+    assert run(directory) == status
+    assert files(directory) == before
+
+
+def test_the_same_bits_for_any_chunking_and_any_logging_interval(finished, tmp_path):
+    run(tmp_path / "trial", steps_per_call=3, log_every_steps=5)
+    expected = trial.read_steps(finished[0])
+    np.testing.assert_array_equal(trial.read_steps(tmp_path / "trial"), expected)
+
+
+@pytest.mark.playbook("tf-data-prefetch")
+def test_both_sources_train_alike(finished, tmp_path):
+    run(tmp_path / "trial", dataset__source="tf_data")
+    # The gather is fused differently, so the last bits may differ.
+    np.testing.assert_allclose(
+        trial.read_steps(tmp_path / "trial"), trial.read_steps(finished[0]), rtol=1e-5
+    )
+
+
+def test_one_device_and_four_give_the_same_losses(finished, tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, '.'); from tests import small; "
+        "from playbook_jax import train, compilation_cache; compilation_cache.enable(); "
+        f"train.train(small.digits(), {str(tmp_path / 'trial')!r})"
+    )
+    environment = os.environ | {"XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=small.ROOT, env=environment)
+    assert jax.local_device_count() == 4
+    assert len(trial.load(tmp_path / "trial").provenance["devices"]) == 1
+    np.testing.assert_allclose(
+        trial.read_steps(tmp_path / "trial"), trial.read_steps(finished[0]), rtol=1e-5, atol=1e-7
+    )
+
+
+@pytest.mark.playbook("diverged-trials-are-infeasible")
+def test_a_diverged_run_is_infeasible_and_never_checkpointed(tmp_path):
+    status = run(tmp_path / "trial", hparams__learning_rate=1e6, checkpoint__every_steps=1)
+    assert status["state"] == "INFEASIBLE"
+    assert status["objective"] is None
+    assert status["best_step"] is None
+    records = trial.read_steps(tmp_path / "trial")
+    # The bad step is the last row and the only one with a number that is not finite.
+    assert len(records) == status["step"] + 1
+    finite = np.isfinite(records[:, :3]).all(axis=1)
+    assert finite[:-1].all()
+    assert not finite[-1]
+    assert f"(step {status['step']})" in status["reason"]
+    if (tmp_path / "trial" / "checkpoints").exists():
+        for leaf in jax.tree.leaves(checkpoints.load(tmp_path / "trial", "latest")["params"]):
+            assert np.isfinite(leaf).all()
+    assert run(tmp_path / "trial", hparams__learning_rate=1e6, checkpoint__every_steps=1) == status
+
+
+class Quadratic(program_lib.workload_lib.Workload):
+    """loss = x² / 2, so that gradient descent with learning rate a multiplies x by 1 − a."""
+
+    def init(self, rng):
+        return {"params": {"x": jax.numpy.float32(1)}}
+
+    def apply(self, variables, batch, hparams, rngs, train):
+        return variables["params"]["x"] * jax.numpy.ones(2), {}
+
+    def loss(self, outputs, batch, hparams):
+        return outputs**2 / 2, jax.numpy.ones(2)
+
+
+def descend(learning_rate, steps, **hparams):
+    update = train_step.make_update(Quadratic(None), "sgd", "constant")
+    hparams = {
+        "learning_rate": learning_rate,
+        "clip_norm": 0.0,
+        "divergence_factor": 20.0,
+    } | hparams
+    hparams = train_step.cast_hparams({**config_lib.HPARAM_DEFAULTS, **hparams})
+    step = jax.jit(jax.vmap(update, axis_name="batch", in_axes=(0, 0, None, None)))
+    state = train_step.initial_state(Quadratic(None), "sgd", 0)
+    state = jax.tree.map(lambda x: jax.numpy.asarray(x)[None], state)
+    records = []
+    for _ in range(steps):
+        state, record = step(state, np.zeros(1), hparams, np.float32(steps))
+        records.append(record[0])
+    return jax.tree.map(lambda x: x[0], state), np.array(records)
+
+
+@pytest.mark.playbook("diverged-trials-are-infeasible")
+def test_a_loss_that_stays_high_is_divergence_and_a_spike_is_not():
+    # x grows by 1.2 a step and the loss by 1.44: above 20 times its start from step 9 on, and for
+    # 20 steps on end at step 28.
+    state, records = descend(2.2, 60)
+    assert np.isfinite(records).all()
+    first_high = int(np.argmax(records[:, 0] > 20 * records[0, 0]))
+    assert first_high == 9
+    assert int(state.bad_step) == first_high + train_step.HIGH_LOSS_STEPS - 1
+    assert float(state.params["x"]) == pytest.approx(1.2**28 * (1 if 28 % 2 == 0 else -1), rel=1e-4)
+    assert int(state.step) == 28
+    # One step short of that it is a spike, which good runs have too.
+    assert int(descend(2.2, 28)[0].bad_step) == -1
+    # 0 turns the rule off.
+    assert int(descend(2.2, 60, divergence_factor=0.0)[0].bad_step) == -1
+
+
+@pytest.mark.playbook("diverged-trials-are-infeasible")
+def test_the_state_stays_as_it_was_before_a_bad_step():
+    # 1e5 ** t overflows float32's square in the loss at t = 4.
+    state, records = descend(1e5, 12, divergence_factor=0.0)
+    bad = int(np.argmin(np.isfinite(records).all(axis=1)))
+    assert int(state.bad_step) == bad == int(state.step)
+    assert np.isfinite(float(state.params["x"]))
+
+
+def test_a_training_loss_that_ends_above_its_beginning_is_infeasible(tmp_path):
+    writer = trial.Writer(tmp_path, {})
+    records = np.ones((50, 5), np.float32)
+    writer.append_steps(records)
+    assert train._ended_above_its_beginning(writer) is None
+    writer.append_steps(records * 1.2)
+    reason, step = train._ended_above_its_beginning(writer)
+    assert step == 100
+    assert "above the 1 of step 0" in reason
+
+
+@pytest.mark.playbook("traced-hyperparameters")
+def test_no_hyperparameter_compiles_again(tmp_path, monkeypatch):
+    traces = []
+    original = train_step.make_update
+
+    def counting(*arguments):
+        update = original(*arguments)
+        return lambda *args: (traces.append(None), update(*args))[1]
+
+    monkeypatch.setattr(train_step, "make_update", counting)
+    program_lib._build.cache_clear()
+    run(tmp_path / "0")
+    run(
+        tmp_path / "1",
+        seed=7,
+        max_train_steps=30,
+        hparams__learning_rate=1,
+        hparams__momentum=0.5,
+        hparams__weight_decay=0.1,
+        hparams__clip_norm=2,
+        hparams__label_smoothing=0.2,
+        hparams__dropout_rate=0.3,
+        hparams__warmup_steps=5,
+        hparams__divergence_factor=0,
+    )
+    program_lib._build.cache_clear()
+    assert len(trial.read_steps(tmp_path / "1")) == 35
+    assert len(traces) <= 2, "loop bodies are traced once or twice for one compilation"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"workload": "digit"}, r"unknown workload 'digit'; did you mean 'digits'\?"),
+        ({"optimizer": "adma"}, r"unknown optimizer 'adma'; did you mean 'adam'\?.*known: adam"),
+        ({"schedule": "cosin"}, r"unknown schedule 'cosin'; did you mean 'cosine'\?"),
+        ({"model.name": "mpl"}, r"unknown model of the workload digits 'mpl'; did you mean 'mlp'"),
+        ({"dataset.source": "tfdata"}, r"unknown dataset.source 'tfdata'; did you mean 'tf_data'"),
+        ({"batch_size": 4096, "eval_batch_size": 4096}, r"larger than the training set of 1197"),
+        ({"batch_size": 30}, r"split evenly over 4 devices; the nearest that can: 28, 32"),
+        ({"checkpoint.metric": "validation/eror_rate"}, r"did you mean 'validation/error_rate'"),
+    ],
+)
+def test_what_cannot_run_says_so_and_leaves_nothing(tmp_path, overrides, message):
+    config = config_lib.override(small.digits(), overrides)
+    with pytest.raises(UsageError, match=message) as error:
+        train.train(config, tmp_path / "trial")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "trial").exists()
+
+
+def test_an_error_while_training_ends_as_failed_and_can_be_resumed(finished, tmp_path, capfd):
+    def fail(done, total, text):
+        if done == 30:
+            raise RuntimeError("the disk\nis gone")
+
+    directory = tmp_path / "trial"
+    status = train.train(small.digits(), directory, progress=fail)
+    assert status["state"] == "FAILED"
+    assert status["reason"] == "RuntimeError: the disk is gone"
+    assert "Traceback" in capfd.readouterr().err
+    assert run(directory)["state"] == "COMPLETE"
+    assert files(directory) == files(finished[0])
