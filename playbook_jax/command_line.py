@@ -67,7 +67,8 @@ def _define_config(arguments: Sequence[str]) -> list[str]:
         with config.unlocked():
             config[name] = config.get(name, config_lib.OPTIONAL[name])
     _check_overrides(config, rest)
-    config_flags.DEFINE_config_dict("config", config, lock_config=True)
+    # The flag looks for its overrides by itself, and must not see the file's name, which it can't read.
+    config_flags.DEFINE_config_dict("config", config, lock_config=True, sys_argv=rest)
     return rest
 
 
