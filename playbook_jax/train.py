@@ -148,7 +148,7 @@ class _Run:
         self._in_flight: collections.deque[Any] = collections.deque()
         self._infeasible: tuple[str, int] | None = None  # the reason and the step
         self._clock = _Clock(self._step)
-        self._last_objective = ""
+        self._news = self._last_objective = ""
 
     def _restore(self) -> int:
         """Goes back to the latest checkpoint, or to the beginning, and returns the step."""
@@ -265,7 +265,7 @@ class _Run:
         """Saves where the run is, so that the same command goes on from here."""
         if unread:
             self._read(unread)
-        if self._step > self._stretch_start and not self._infeasible:
+        if self._in_flight and not self._infeasible:
             self._read(self._end_stretch(stopping=True))
         if self._infeasible:
             return self._conclude()
