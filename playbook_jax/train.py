@@ -242,7 +242,9 @@ class _Run:
             self._writer.append("timing.jsonl", self._clock.row(stretch.end))
         if self._clock.status_is_due():
             self._write_status(trial.RUNNING, stretch.end)
-        self._progress(stretch.end, self._total, f"loss {records[-1][0]:.4g}{self._last_objective}")
+        if len(records):
+            self._news = f"loss {records[-1][0]:.4g}"
+        self._progress(stretch.end, self._total, f"{self._news}{self._last_objective}")
 
     def _read_evaluations(self, stretch: _Stretch) -> None:
         row: dict[str, Any] = {"step": stretch.end}
