@@ -7,7 +7,7 @@ not there, and a run that makes many evaluations need not make many saves.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -95,9 +95,16 @@ class Checkpoints:
         )
         return step, _in_structure(tree["latest"], like)
 
-    def close(self) -> None:
-        """Waits until everything is on disk."""
+    def wait(self) -> None:
+        """Waits until what was saved is on disk."""
         self._manager.wait_until_finished()
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Waits for the last save, whatever ended the run: another run may follow at once."""
         self._manager.close()
 
 

@@ -84,9 +84,12 @@ def train(
     if writer.status["state"] in (trial.COMPLETE, trial.INFEASIBLE):
         return writer.status
     try:
-        run = _Run(config, writer, progress or (lambda done, total, text: None))
-        writer.write("provenance.json", provenance.collect(command, config.seed))
-        return run.to_the_end(should_stop)
+        with checkpoints.Checkpoints(
+            writer.directory, keep_best=config.checkpoint.keep_best, mode=config.checkpoint.mode
+        ) as saved:
+            run = _Run(config, writer, saved, progress or (lambda done, total, text: None))
+            writer.write("provenance.json", provenance.collect(command, config.seed))
+            return run.to_the_end(should_stop)
     except Exception as error:
         traceback.print_exc()
         status = writer.status | {
@@ -132,16 +135,20 @@ class _Stretch:
 class _Run:
     """One run of one trial."""
 
-    def __init__(self, config: ConfigDict, writer: trial.Writer, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: ConfigDict,
+        writer: trial.Writer,
+        saved: checkpoints.Checkpoints,
+        progress: Progress,
+    ) -> None:
         self._config, self._writer, self._progress = config, writer, progress
+        self._checkpoints = saved
         self._program = program_lib.get(config)
         self._hparams = train_step.cast_hparams(config.hparams)
         self._max_train_steps = np.float32(config.max_train_steps)
         self._total = config_lib.total_steps(config)
         self._source = input_pipeline.make_source(config, self._program.arrays["train"])
-        self._checkpoints = checkpoints.Checkpoints(
-            writer.directory, keep_best=config.checkpoint.keep_best, mode=config.checkpoint.mode
-        )
         self._state = self._program.init(config.seed)
         self._step = self._stretch_start = self._restore()
         self._records = self._new_records()
@@ -271,14 +278,14 @@ class _Run:
             self._read(self._end_stretch(stopping=True))
         if self._infeasible:
             return self._conclude()
-        self._checkpoints.close()
+        self._checkpoints.wait()
         return self._write_status(
             trial.INTERRUPTED, self._step, "stopped before its end; the same command continues it"
         )
 
     def _conclude(self) -> dict[str, Any]:
         """Chooses the best evaluation, now that all are made, and writes the summary."""
-        self._checkpoints.close()
+        self._checkpoints.wait()
         if not self._infeasible:
             self._infeasible = _ended_above_its_beginning(self._writer)
         if self._infeasible:
