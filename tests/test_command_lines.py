@@ -32,7 +32,7 @@ def train(*arguments):
     )
 
 
-@pytest.mark.playbook("one-command-trains", "every-number-can-be-traced")
+@pytest.mark.playbook("every-number-can-be-traced", "tracking-costs-nothing")
 def test_training_resuming_and_changing_the_config(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     first = train(*SMALL, workdir)
@@ -116,7 +116,6 @@ def test_help_needs_neither_a_config_nor_jax():
     assert "--workdir" in result.stdout
 
 
-@pytest.mark.playbook("imports-are-lazy")
 def test_importing_the_package_imports_neither_jax_nor_tensorflow():
     code = (
         "import sys, playbook_jax, playbook_jax.trial, playbook_jax.config, playbook_jax.command_line;"
@@ -126,7 +125,6 @@ def test_importing_the_package_imports_neither_jax_nor_tensorflow():
     assert result.stdout == "[]\n", result.stderr
 
 
-@pytest.mark.playbook("imports-are-lazy")
 def test_training_from_memory_does_not_import_tensorflow():
     code = (
         "import sys; from playbook_jax import train; from tests import small;"

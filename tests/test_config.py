@@ -14,6 +14,7 @@ def check(message, **overrides):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.playbook("evaluation-batch-size")
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -75,7 +76,7 @@ def test_a_config_survives_json():
     assert not config_lib.differences(config_lib.to_dict(config), config_lib.to_dict(again))
 
 
-@pytest.mark.playbook("warmup-is-prepended")
+@pytest.mark.playbook("warmup-prepended")
 def test_warmup_lengthens_the_run():
     config = small.digits(max_train_steps=10_000, hparams__warmup_steps=1_000)
     assert config_lib.total_steps(config_lib.complete(config)) == 11_000

@@ -47,6 +47,7 @@ def test_padding_repeats_real_examples_and_has_weight_zero():
     np.testing.assert_array_equal(flat, [*range(10), 9, 9, 9, 9, 9, 9])
 
 
+@pytest.mark.playbook("evaluation-sample")
 def test_the_sample_of_the_training_set_is_fixed_and_spread():
     arrays = {"x": np.arange(1000)}
     sample = evaluation.train_sample(arrays, 100)["x"]

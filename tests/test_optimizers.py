@@ -122,7 +122,13 @@ def check(name, hparams, seed, rtol=1e-10, dtype=np.float64, decay_mask=None, de
 
 
 @pytest.mark.playbook(
-    "sgd-rule", "momentum-rule", "nesterov-rule", "rmsprop-rule", "adam-rule", "nadam-rule"
+    "sgd-rule",
+    "momentum-rule",
+    "nesterov-rule",
+    "rmsprop-rule",
+    "adam-rule",
+    "nadam-rule",
+    "favourite-optimizers",
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_rule_in_float64(name):
@@ -132,6 +138,7 @@ def test_rule_in_float64(name):
             check(name, random_hparams(rng), seed)
 
 
+@pytest.mark.playbook("adam-has-four")
 @pytest.mark.parametrize("epsilon", [1e-8, 1e-3, 0.1])
 @pytest.mark.parametrize("name", ["rmsprop", "adam", "nadam", "adamw", "nadamw"])
 def test_epsilon_is_where_the_playbook_has_it(name, epsilon):

@@ -41,7 +41,7 @@ def traced(name):
     return jax.jit(lambda h, n, t: schedules.make_schedule(name, h, n)(t))
 
 
-@pytest.mark.playbook("simple-schedules", "warmup-schedule")
+@pytest.mark.playbook("simple-schedules", "warmup-schedule", "constant-rate-first", "default-decay")
 @pytest.mark.parametrize("name", NAMES)
 def test_matches_the_formula_in_float64(name):
     rng = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def test_without_warmup_starts_at_the_base_rate(name):
             assert rates[0] == np.float32(0.3)
 
 
-@pytest.mark.playbook("warmup-prepended")
+@pytest.mark.playbook("warmup-prepended", "warmup-beside-decay")
 @pytest.mark.parametrize("name", NAMES)
 def test_warmup_never_shortens_the_base_schedule(name):
     rng = np.random.default_rng(2)

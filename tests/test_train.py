@@ -41,7 +41,9 @@ def finished(tmp_path_factory):
     return directory, status
 
 
-@pytest.mark.playbook("fixed-step-budget", "evaluate-at-step-intervals")
+@pytest.mark.playbook(
+    "fixed-step-budget", "evaluate-at-step-intervals", "alternate-training-and-evaluation"
+)
 def test_a_run_leaves_what_the_contract_says(finished):
     directory, status = finished
     result = trial.load(directory)
@@ -57,7 +59,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert result.provenance["command"]
 
 
-@pytest.mark.playbook("retrospective-selection")
+@pytest.mark.playbook("retrospective-selection", "objective-is-the-best-value")
 def test_the_best_is_chosen_in_retrospect_and_gives_its_metric_again(finished):
     directory, status = finished
     evaluations = trial.load(directory).evaluations
@@ -118,7 +120,9 @@ def numpy_run(config, params, steps):
     return np.array(records, float)
 
 
-@pytest.mark.playbook("unclipped-gradient-norm", "clipping-rule", "nesterov-rule")
+@pytest.mark.playbook(
+    "unclipped-gradient-norm", "clipping-rule", "nesterov-rule", "gradient-norm-outliers"
+)
 def test_every_record_equals_a_float64_reference(tmp_path):
     overrides = {
         "hparams__weight_decay": 0.01,
@@ -291,6 +295,7 @@ def test_the_state_stays_as_it_was_before_a_bad_step():
     assert np.isfinite(float(state.params["x"]))
 
 
+@pytest.mark.playbook("rising-training-loss")
 def test_a_training_loss_that_ends_above_its_beginning_is_infeasible(tmp_path):
     writer = trial.Writer(tmp_path, {})
     records = np.ones((50, 5), np.float32)
