@@ -1,0 +1,103 @@
+"""What a study leaves behind when its trials are over: table, best config, report, and a summary."""
+
+import importlib
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.studies import best_config, directory, specification as specification_lib
+from playbook_jax.studies.directory import Status, StudyDirectory, Trials
+from playbook_jax.studies.specification import Specification
+
+REPORT_MODULE = "playbook_jax.analysis.report"
+
+
+def conclude(
+    study: StudyDirectory,
+    specification: Specification,
+    trials: Trials,
+    statuses: Mapping[int, Status],
+    command: Sequence[str],
+) -> bool:
+    """Writes `study.csv`, `best_config.py` and the report, and prints what came out.
+
+    Args:
+      study: the study directory.
+      specification: what was studied.
+      trials: all trials.
+      statuses: their statuses, by trial.
+      command: what started the launcher; the scripts that are named lie beside it.
+
+    Returns:
+      Whether the report could be written.
+    """
+    study.write_table(trials, statuses)
+    _print_counts(specification.name, statuses)
+    best = directory.best(statuses, specification.objective["mode"])
+    script = Path(command[0])
+    train_command = [
+        str(script.with_name("train.py")),
+        f"--config={study.path / 'best_config.py'}",
+        f"--workdir={study.path.with_name(study.path.name + '_best')}",
+        # With as many threads as the worker had, it computes the same bits.
+        *(["--cores=1"] if hasattr(os, "sched_setaffinity") else []),
+    ]
+    if best is None:
+        print("No trial is COMPLETE: there is no best one.")
+    else:
+        parameters = trials[best]["parameters"]
+        text = objective_text(specification, statuses[best])
+        text += f" at step {statuses[best]['best_step']:,}"
+        _print_best(best, text, parameters)
+        docstring = (
+            f"The best trial of the study {specification.name!r}: trial {best}, {text}.\n\n"
+            f"The study's question: {specification.goal}\n\n"
+            f"    {shlex.join(train_command)}\n"
+        )
+        config = specification_lib.trial_config(
+            specification.base_config, best, parameters, specification.vary_seed
+        )
+        source = best_config.source(config_lib.to_dict(config), docstring)
+        trial_lib.write_text(study.path / "best_config.py", source)
+    reported = _report(study.path, script)
+    if best is not None:
+        print(f"Train the best trial again: {shlex.join(train_command)}")
+    return reported
+
+
+def objective_text(specification: Specification, status: Status) -> str:
+    """Returns "validation/error_rate 0.0123"."""
+    return f"{specification.objective['metric']} {status['objective']:.4g}"
+
+
+def _print_counts(name: str, statuses: Mapping[int, Status]) -> None:
+    states = [status["state"] for status in statuses.values()]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in trial_lib.FINISHED if s in states)
+    print(f"{name}: {len(states)} trials, {counts}")
+    for trial, status in statuses.items():
+        if status["state"] == trial_lib.FAILED:
+            print(f"  trial {trial} FAILED: {status['reason']}")
+
+
+def _print_best(trial: int, text: str, parameters: Mapping[str, object]) -> None:
+    print(f"Best: trial {trial}, {text}")
+    width = max(map(len, parameters))
+    for name, value in parameters.items():
+        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        print(f"  {name:<{width}}  {shown}")
+
+
+def _report(path: Path, script: Path) -> bool:
+    try:
+        report = importlib.import_module(REPORT_MODULE).write(path)
+    except Exception:  # whatever it is, the trials are done and their table is written
+        traceback.print_exc()
+        again = shlex.join([str(script.with_name("analyze.py")), f"--study={path}"])
+        print(f"The report failed; once it is mended: {again}", file=sys.stderr)
+        return False
+    print(f"Report: {report}")
+    return True

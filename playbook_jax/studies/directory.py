@@ -1,0 +1,170 @@
+"""The study directory: what a study leaves on disk.
+
+study.json        the specification and every trial's hyperparameters, before the first one starts
+trials/000/ …     trial directories (see trial.py)
+study.csv         a row a trial
+best_config.py    the best trial's config, ready to run
+report.html       written by analysis/report.py
+logs/             what the workers print
+"""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import search_space
+from playbook_jax.studies.lock import Lock
+from playbook_jax.studies.specification import Specification
+
+FORMAT = 1
+STATUS_COLUMNS = ("state", "reason", "step", "best_step", "objective")
+_OURS = {"study.json", "trials", "study.csv", "best_config.py", "report.html", "logs"}
+
+Status = dict[str, Any]
+Trials = list[dict[str, Any]]  # {"trial": 0, "parameters": {"hparams.learning_rate": 0.1, …}}
+
+
+class StudyDirectory:
+    """A study directory, locked for one launcher.
+
+    Local or mounted disks only: elsewhere (gs://…) nothing can be locked.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Makes the directory if it does not exist, and locks it.
+
+        Raises:
+          UsageError: it can't be written, is in use, or holds something else than a study.
+        """
+        if "://" in str(path):
+            raise UsageError(
+                f"{path}: a study needs a local or mounted disk, where it can be locked"
+            )
+        self.path = Path(path)
+        self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            foreign = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+            if not (self.path / "study.json").exists() and set(foreign) - _OURS:
+                raise UsageError(
+                    f"{path} is not empty and holds no study ({', '.join(sorted(foreign)[:3])}); "
+                    "use another --workdir"
+                )
+            self.lock = Lock(self.path / ".lock")
+        except OSError as error:
+            raise UsageError(f"cannot write to {path}: {error.strerror or error}") from error
+        if not (self.path / "logs").exists():
+            self._made.insert(0, self.path / "logs")
+
+    @property
+    def logs(self) -> Path:
+        """Where the workers' logs go."""
+        (self.path / "logs").mkdir(exist_ok=True)
+        return self.path / "logs"
+
+    def release(self, undo: bool = False) -> None:
+        """Lets go of the lock; with `undo`, removes the directories that this process made."""
+        if undo and self.path / "logs" in self._made:
+            shutil.rmtree(self.path / "logs", ignore_errors=True)
+        self.lock.release()
+        for directory in self._made if undo else ():
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+
+    def trial_directory(self, trial: int) -> Path:
+        """Returns where a trial lies: trials/007, trials/1234."""
+        return self.path / "trials" / f"{trial:03d}"
+
+    def status(self, trial: int) -> Status:
+        """Returns a trial's status; PENDING where it has not started."""
+        path = self.trial_directory(trial) / "status.json"
+        return trial_lib.read_json(path, trial_lib.new_status())
+
+    def stored_trials(self, specification: Specification) -> Trials:
+        """Returns the trials that a started study holds; none where it has not started.
+
+        Raises:
+          UsageError: the study in this directory is another one, or longer, and has started.
+        """
+        path = self.path / "study.json"
+        if not path.exists():
+            return []
+        stored = trial_lib.read_json(path)
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise UsageError(f"{path} cannot be read as a study; use another --workdir")
+        trials = [
+            {
+                "trial": row["trial"],
+                "parameters": {k: search_space.freeze(v) for k, v in row["parameters"].items()},
+            }
+            for row in stored["trials"]
+        ]
+        started = (self.path / "trials").is_dir() and any((self.path / "trials").iterdir())
+        if not started:
+            return []
+        old, new = stored["specification"], json.loads(json.dumps(specification.to_dict()))
+        # The base config counts as it was resolved; its file may move. A study may grow.
+        ignored = {"base_config_path": "", "num_trials": 0}
+        changed = config_lib.differences(old | ignored, new | ignored)
+        if new["num_trials"] < len(trials):
+            changed.append(f"num_trials: {len(trials)} → {new['num_trials']}")
+        if changed:
+            shown = "; ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+            raise UsageError(
+                f"{self.path} holds trials of another study ({shown}); use another --workdir "
+                "(a started study accepts a larger num_trials and nothing else)"
+            )
+        return trials
+
+    def write(self, specification: Specification, trials: Trials) -> None:
+        """Writes `study.json`, unless it holds just that."""
+        study = {"format": FORMAT, "specification": specification.to_dict(), "trials": trials}
+        path = self.path / "study.json"
+        if trial_lib.read_json(path) != json.loads(json.dumps(study)):
+            trial_lib.write_json(path, study)
+
+    def fail(self, trial: int, config: dict[str, Any], reason: str) -> Status:
+        """Writes that a trial FAILED for a reason that its own process could not write down."""
+        writer = trial_lib.Writer(self.trial_directory(trial), config)
+        step = writer.status["step"]
+        status = trial_lib.new_status(trial_lib.FAILED, reason, step)
+        writer.write("status.json", status)
+        return status
+
+    def write_table(self, trials: Trials, statuses: Mapping[int, Status]) -> None:
+        """Writes `study.csv`: trial, state, reason, step, best_step, objective, hyperparameters."""
+        names = list(trials[0]["parameters"])
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["trial", *STATUS_COLUMNS, *names])
+        for row in trials:
+            status = statuses[row["trial"]]
+            writer.writerow(
+                [
+                    row["trial"],
+                    *(status[column] for column in STATUS_COLUMNS),
+                    *(_cell(row["parameters"][name]) for name in names),
+                ]
+            )
+        trial_lib.write_text(self.path / "study.csv", text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, tuple) else value
+
+
+def best(statuses: Mapping[int, Status], mode: str) -> int | None:
+    """Returns the COMPLETE trial with the best objective, the earliest on a tie, or None."""
+    sign = 1 if mode == "min" else -1
+    ranked = {
+        trial: sign * status["objective"]
+        for trial, status in sorted(statuses.items())
+        if status["state"] == trial_lib.COMPLETE
+    }
+    return min(ranked, key=ranked.get, default=None)

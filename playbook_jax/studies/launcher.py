@@ -1,0 +1,234 @@
+"""Runs a study: every trial to its end, on warm local workers, going on where it was stopped.
+
+Non-adaptive by design: all points are known and on disk before the first trial starts, so how many
+run at once does not change the study (playbook, "Why use quasi-random search").
+"""
+
+import contextlib
+import importlib
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from playbook_jax import config as config_lib, progress, trial as trial_lib
+from playbook_jax.studies import conclusion, directory, samplers, specification as specification_lib
+from playbook_jax.studies.directory import Status, StudyDirectory, Trials
+from playbook_jax.studies.pool import Pool, Stop, WorkersFailedError
+from playbook_jax.studies.specification import Specification
+
+TRAIN_MODULE = "playbook_jax.train"
+COMPLETE, FAILED, INTERRUPTED = (
+    trial_lib.EXIT_CODES[state]
+    for state in (trial_lib.COMPLETE, trial_lib.FAILED, trial_lib.INTERRUPTED)
+)
+_TABLE_SECONDS = 2.0  # between two times that study.csv is written while trials run
+
+
+def default_num_workers() -> int:
+    """Returns how many workers a study has unless told: one a core that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def launch(
+    config_path: str | Path,
+    workdir: str | Path,
+    *,
+    num_workers: int,
+    command: Sequence[str],
+    train_module: str = TRAIN_MODULE,
+) -> int:
+    """Runs a study, or what is left of it, and writes its table, best config and report.
+
+    Args:
+      config_path: the study config.
+      workdir: the study directory.
+      num_workers: how many processes run trials.
+      command: what started this process, as it is to be repeated.
+      train_module: a module with the functions `validate` and `train` of train.py.
+
+    Returns:
+      The exit code: 0 when all trials came to their end, infeasible ones included, 1 when some
+      FAILED, 75 when it was stopped.
+
+    Raises:
+      UsageError: the study can't be run; nothing was written unless it had started.
+    """
+    with Stop() as stop:
+        specification = specification_lib.load(config_path)
+        run = _Run(specification, StudyDirectory(workdir), stop, command)
+        try:
+            return run.to_the_end(num_workers, train_module)
+        except WorkersFailedError as error:
+            run.keep = True  # the log that the error names
+            print(f"error: {error}", file=sys.stderr)
+            return FAILED
+        finally:
+            run.close()
+
+
+def extend(stored: Trials, specification: Specification) -> Trials:
+    """Returns all trials of a study: those that are stored, and the points that follow."""
+    if len(stored) == specification.num_trials:
+        return stored  # and no second is spent on scipy
+    spaces = specification.spaces
+    if stored:  # in the order in which the stored points were made
+        spaces = {name: spaces[name] for name in stored[0]["parameters"]}
+    points = samplers.sample(
+        specification.algorithm, spaces, specification.num_trials, specification.seed
+    )[len(stored) :]
+    return stored + [
+        {"trial": trial, "parameters": parameters}
+        for trial, parameters in enumerate(points, start=len(stored))
+    ]
+
+
+class _Run:
+    """One run of the launcher.
+
+    Attributes:
+      keep: whether the study directory stays as it is, even if no trial has started.
+    """
+
+    def __init__(
+        self,
+        specification: Specification,
+        study: StudyDirectory,
+        stop: Stop,
+        command: Sequence[str],
+    ) -> None:
+        self._specification, self._study, self._stop = specification, study, stop
+        self._command = list(command)
+        self._pool: Pool | None = None
+        self._trials: Trials = []
+        self._statuses: dict[int, Status] = {}
+        self.keep = False
+
+    def close(self) -> None:
+        """Ends the workers and lets go of the study directory."""
+        if self._pool:
+            self._pool.close()
+        self._study.release(undo=not self.keep)
+
+    def to_the_end(self, num_workers: int, train_module: str) -> int:
+        """Prepares, runs the trials, and concludes; returns the exit code."""
+        stored = self._study.stored_trials(self._specification)
+        self.keep = bool(stored)
+        self._statuses = {row["trial"]: self._study.status(row["trial"]) for row in stored}
+        self._num_finished = sum(map(_finished, self._statuses.values()))
+        left = self._specification.num_trials - self._num_finished
+        if left:  # first of all: what the workers import takes longer than what follows here
+            self._pool = Pool(
+                min(num_workers, left),
+                self._study.logs,
+                train_module,
+                self._study.lock.fd,
+                self._stop,
+            )
+        self._trials = extend(stored, self._specification)
+        for row in self._trials[len(stored) :]:
+            self._statuses[row["trial"]] = trial_lib.new_status()
+        waiting = [t for t in self._trials if not _finished(self._statuses[t["trial"]])]
+        if self._pool and not self._pool.validate(self._shared(), waiting):
+            return self._interrupted()
+        self._study.write(self._specification, self._trials)
+        self.keep = True
+        if self._pool and not self._run_trials(waiting):
+            return self._interrupted()
+        return self._conclude()
+
+    def _shared(self) -> dict:
+        return {
+            "base_config": config_lib.to_dict(self._specification.base_config),
+            "vary_seed": self._specification.vary_seed,
+            "command": self._command,
+        }
+
+    def _run_trials(self, waiting: Trials) -> bool:
+        threading.Thread(target=_import_report, daemon=True).start()
+        self._steps = {
+            t["trial"]: specification_lib.total_steps(
+                self._specification.base_config, t["parameters"]
+            )
+            for t in self._trials
+        }
+        left = sum(self._steps[t["trial"]] for t in waiting)
+        self._total = sum(self._steps.values())
+        self._done = self._total - left
+        self._made: dict[int, int] = {}  # by trials that run
+        self._best = directory.best(self._statuses, self._specification.objective["mode"])
+        self._table_time = time.monotonic()
+        self._line = progress.Line(self._total, "steps", done=self._done)
+        try:
+            return self._pool.run(waiting, self._study.trial_directory, self)
+        finally:
+            self._line.close()
+
+    def step(self, trial: int, step: int) -> None:
+        """Implements `pool.Listener`."""
+        self._made[trial] = step
+        self._show()
+
+    def ended(self, trial: int, status: Status) -> None:
+        """Implements `pool.Listener`."""
+        self._made.pop(trial, None)
+        self._statuses[trial] = status
+        if _finished(status):
+            self._num_finished += 1
+            # One that ended early counts whole: its steps need not be made any more.
+            self._done += self._steps[trial]
+            pair = {t: self._statuses[t] for t in (self._best, trial) if t is not None}
+            self._best = directory.best(pair, self._specification.objective["mode"])
+        self._show()
+        if time.monotonic() - self._table_time > _TABLE_SECONDS:
+            self._study.write_table(self._trials, self._statuses)
+            self._table_time = time.monotonic()
+
+    def failed(self, trial: int, reason: str) -> None:
+        """Implements `pool.Listener`."""
+        config = specification_lib.trial_config(
+            self._specification.base_config,
+            trial,
+            self._trials[trial]["parameters"],
+            self._specification.vary_seed,
+        )
+        self.ended(trial, self._study.fail(trial, config_lib.to_dict(config), reason))
+
+    def _show(self) -> None:
+        text = f"{self._num_finished} of {len(self._trials)} trials"
+        if self._best is not None:
+            best = conclusion.objective_text(self._specification, self._statuses[self._best])
+            text += f" · best {best} (trial {self._best})"
+        self._line.update(self._done + sum(self._made.values()), text)
+
+    def _interrupted(self) -> int:
+        if self.keep:
+            self._study.write_table(self._trials, self._statuses)
+        total = self._specification.num_trials
+        print(f"Stopped with {self._num_finished} of {total} trials at their end.")
+        print(f"Continue with: {shlex.join(self._command)}")
+        return INTERRUPTED
+
+    def _conclude(self) -> int:
+        if self._pool:
+            self._pool.close()
+        reported = conclusion.conclude(
+            self._study, self._specification, self._trials, self._statuses, self._command
+        )
+        failed = any(s["state"] == trial_lib.FAILED for s in self._statuses.values())
+        return FAILED if failed or not reported else COMPLETE
+
+
+def _finished(status: Status) -> bool:
+    return status["state"] in trial_lib.FINISHED
+
+
+def _import_report() -> None:
+    """Imports what the report needs, in a thread, while the trials run."""
+    with contextlib.suppress(Exception):  # `conclude` imports it again, and tells
+        importlib.import_module(conclusion.REPORT_MODULE)

@@ -1,0 +1,259 @@
+"""The workers of a study: given trials, told to stop, replaced when they die."""
+
+import collections
+import json
+import selectors
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from playbook_jax.errors import UsageError
+from playbook_jax.studies.worker import Message
+from playbook_jax.studies.worker_process import WorkerProcess
+
+# A trial whose worker dies is tried again that often: what killed it may have been the machine.
+MAX_RETRIES = 2
+_MAX_FALSE_STARTS = 3  # workers on end that died before they were ready
+# As trial.py has it, which takes NumPy along: the workers start before that is imported.
+INTERRUPTED = "INTERRUPTED"
+_WAIT_SECONDS = 0.2  # how late a request to stop may be seen
+
+Trial = dict[str, Any]  # {"trial": 0, "parameters": {"hparams.learning_rate": 0.1, …}}
+
+
+class WorkersFailedError(RuntimeError):
+    """The workers die before they can run anything. Its text is one line."""
+
+
+class Stop:
+    """Counts the requests to stop: the first asks the trials to save, the second kills them.
+
+    As a context manager, it takes SIGINT (Ctrl-C) and SIGTERM as requests.
+    """
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self.requests = 0
+
+    def __enter__(self) -> "Stop":
+        """Catches the signals."""
+        self._handlers = {
+            number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the signals to whoever had them before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _count(self, number: int, frame: Any) -> None:
+        self.requests += 1
+
+
+class Listener(Protocol):
+    """Is told how the trials get on."""
+
+    def step(self, trial: int, step: int) -> None:
+        """A running trial has made `step` updates."""
+
+    def ended(self, trial: int, status: dict[str, Any]) -> None:
+        """A trial has come to its end, or to where it was stopped."""
+
+    def failed(self, trial: int, reason: str) -> None:
+        """A trial will not be tried again; nobody has written that down yet."""
+
+
+class _Queue:
+    """Trials that wait. A worker gets the first of those for which it has compiled already."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._groups: dict[str, collections.deque[Trial]] = {}
+        for trial in trials:
+            self._groups.setdefault(_static(trial), collections.deque()).append(trial)
+
+    def __bool__(self) -> bool:
+        return any(self._groups.values())
+
+    def put_back(self, trial: Trial) -> None:
+        self._groups[_static(trial)].appendleft(trial)
+
+    def take(self, worker: WorkerProcess, others: Iterable[WorkerProcess]) -> Trial:
+        """Returns the trial to be run next by `worker`, where there is one."""
+        elsewhere = {program for other in others for program in other.programs}
+
+        def cost(static: str) -> tuple[int, int]:
+            compiled = 0 if static in worker.programs else 2 if static in elsewhere else 1
+            return compiled, self._groups[static][0]["trial"]
+
+        static = min((s for s, trials in self._groups.items() if trials), key=cost)
+        worker.programs.add(static)
+        return self._groups[static].popleft()
+
+
+def _static(trial: Trial) -> str:
+    """Returns what of a trial's hyperparameters decides its compiled program."""
+    return json.dumps(
+        {k: v for k, v in trial["parameters"].items() if not k.startswith("hparams.")}
+    )
+
+
+class Pool:
+    """A fixed number of workers, each on a core of its own while there are enough."""
+
+    def __init__(self, size: int, logs: Path, train_module: str, keep: int, stop: Stop) -> None:
+        """Starts the workers, which begin to import what they need.
+
+        Args:
+          size: how many.
+          logs: the directory of their logs.
+          train_module: what runs a trial: a module with `train` and `validate` as train.py has them.
+          keep: an open file that they inherit (the study's lock).
+          stop: asked whether to go on.
+        """
+        self._arguments = (train_module, logs, keep)
+        self._stop = stop
+        self._selector = selectors.DefaultSelector()
+        self._workers: dict[int, WorkerProcess] = {}
+        self._false_starts = 0
+        for index in range(size):
+            self._start(index)
+
+    def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
+        """Has the first worker check every trial's config; the others get ready meanwhile.
+
+        Args:
+          shared: the fields of the command `open`.
+          trials: all that are to run, at least one.
+
+        Returns:
+          Whether it was done; False when a stop was asked for.
+
+        Raises:
+          UsageError: a config can't be run.
+          WorkersFailedError: the workers do not start.
+        """
+        self._shared, self._to_check = shared, trials
+        for worker in self._workers.values():
+            self._greet(worker)
+        while not self._workers[0].ready and not self._stop.requests:
+            for worker, message in self._messages():
+                if message is None:
+                    self._bury(worker)
+                    self._greet(self._start(worker.index))
+                else:
+                    self._hear(worker, message)
+        return not self._stop.requests
+
+    def run(
+        self, trials: Sequence[Trial], directory: Callable[[int], Path], listener: Listener
+    ) -> bool:
+        """Runs trials that were validated.
+
+        Args:
+          trials: in the order in which they start, but for those that wait for their program.
+          directory: gives a trial's directory.
+          listener: is told what happens.
+
+        Returns:
+          Whether all have come to their end; False when a stop was asked for.
+
+        Raises:
+          UsageError: a trial's directory can't be written, or belongs to another config.
+          WorkersFailedError: the workers do not start.
+        """
+        self._queue, self._listener = _Queue(trials), listener
+        self._attempts: collections.Counter[int] = collections.Counter()
+        while not self._stop.requests:
+            for worker in self._workers.values():
+                if worker.ready and not worker.trial and self._queue:
+                    self._give(worker, directory)
+            if not self._queue and not self._busy():
+                return True
+            for worker, message in self._messages():
+                self._hear(worker, message) if message else self._replace(worker)
+        for worker in self._workers.values():
+            worker.send("stop")
+        while self._busy() and self._stop.requests == 1:
+            for worker, message in self._messages():
+                self._hear(worker, message) if message else self._bury(worker)
+        return False
+
+    def close(self) -> None:
+        """Ends all workers."""
+        for worker in self._workers.values():
+            self._selector.unregister(worker.answers)
+            worker.close()
+        self._workers = {}
+
+    def _start(self, index: int) -> WorkerProcess:
+        worker = self._workers[index] = WorkerProcess(index, *self._arguments)
+        self._selector.register(worker.answers, selectors.EVENT_READ, worker)
+        return worker
+
+    def _greet(self, worker: WorkerProcess) -> None:
+        worker.send("open", **self._shared)
+        # For all but the first worker this is a warm-up, and tells when it has begun.
+        worker.send("validate", trials=self._to_check[: None if worker.index == 0 else 1])
+
+    def _busy(self) -> bool:
+        return any(worker.trial for worker in self._workers.values())
+
+    def _messages(self) -> Iterator[tuple[WorkerProcess, Message | None]]:
+        """Gives what the workers say, None for one that has ended, waiting a little for some."""
+        for key, _ in self._selector.select(_WAIT_SECONDS):
+            messages = key.data.receive()
+            for message in [None] if messages is None else messages:
+                yield key.data, message
+
+    def _give(self, worker: WorkerProcess, directory: Callable[[int], Path]) -> None:
+        trial = worker.trial = self._queue.take(worker, self._workers.values())
+        worker.send("train", **trial, directory=str(directory(trial["trial"])))
+
+    def _hear(self, worker: WorkerProcess, message: Message) -> None:
+        match message["kind"]:
+            case "valid":
+                worker.ready, self._false_starts = True, 0
+            case "usage_error":
+                raise UsageError(message["error"])
+            case "step":
+                self._listener.step(message["trial"], message["step"])
+            case "status":
+                trial, worker.trial = worker.trial, None
+                if message["status"]["state"] == INTERRUPTED and not self._stop.requests:
+                    self._try_again(worker, trial, "stopped by SIGTERM")
+                else:
+                    self._listener.ended(message["trial"], message["status"])
+
+    def _bury(self, worker: WorkerProcess) -> str:
+        """Takes a dead worker out; returns how it ended.
+
+        Raises:
+          WorkersFailedError: one worker after the other dies before it is ready.
+        """
+        del self._workers[worker.index]
+        self._selector.unregister(worker.answers)
+        how = worker.close()
+        self._false_starts += not worker.ready
+        if self._false_starts > _MAX_FALSE_STARTS:
+            raise WorkersFailedError(
+                f"the workers do not start ({how}): {worker.last_words()}; see {worker.log}"
+            )
+        return how
+
+    def _replace(self, worker: WorkerProcess) -> None:
+        """Puts a new worker in the place of a dead one, and its trial back into the queue."""
+        how = self._bury(worker)
+        if worker.trial:
+            self._try_again(worker, worker.trial, how)
+        if self._queue:
+            self._greet(self._start(worker.index))
+
+    def _try_again(self, worker: WorkerProcess, trial: Trial, how: str) -> None:
+        self._attempts[trial["trial"]] += 1
+        if self._attempts[trial["trial"]] <= MAX_RETRIES:
+            self._queue.put_back(trial)
+        else:
+            times = f"its worker ended {MAX_RETRIES + 1} times"
+            self._listener.failed(trial["trial"], f"{times} ({how}); see {worker.log}")

@@ -1,0 +1,90 @@
+"""The preview of a study (`--dry_run`): its trials, what they cost, and what is doubtful about it."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import doubts, launcher, specification as specification_lib
+from playbook_jax.studies.directory import StudyDirectory, Trials
+from playbook_jax.studies.specification import Specification
+
+_ROWS = 20
+
+
+def preview(
+    config_path: str | Path, workdir: str | Path, *, train_module: str = launcher.TRAIN_MODULE
+) -> None:
+    """Checks a study as a launch would, prints its trials and cost, and writes `study.json` only.
+
+    Args:
+      config_path: the study config.
+      workdir: the study directory.
+      train_module: a module with the function `validate` of train.py.
+
+    Raises:
+      UsageError: the study can't be run; nothing was written.
+    """
+    specification = specification_lib.load(config_path)
+    study = StudyDirectory(workdir)
+    undo = True
+    try:
+        trials = launcher.extend(study.stored_trials(specification), specification)
+        _validate(specification, trials, train_module)
+        study.write(specification, trials)
+        undo = False
+        print(f"{specification.name}: {specification.goal}\n")
+        print(_table(trials))
+        print()
+        print(_cost(specification, trials, study))
+    finally:
+        study.release(undo)
+    for doubt in doubts.find(specification):
+        print(f"warning: {doubt}", file=sys.stderr)
+
+
+def _validate(specification: Specification, trials: Trials, train_module: str) -> None:
+    train = importlib.import_module(train_module)
+    for row in trials:
+        try:
+            train.validate(
+                specification_lib.trial_config(
+                    specification.base_config,
+                    row["trial"],
+                    row["parameters"],
+                    specification.vary_seed,
+                )
+            )
+        except UsageError as error:
+            raise UsageError(f"trial {row['trial']}: {error}") from error
+
+
+def _table(trials: Trials) -> str:
+    names = list(trials[0]["parameters"])
+    rows = [["trial", *names]]
+    for row in trials[:_ROWS]:
+        rows.append([str(row["trial"]), *(_cell(row["parameters"][name]) for name in names)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    if len(trials) > _ROWS:
+        lines.append(f"… and {len(trials) - _ROWS:,} more")
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cost(specification: Specification, trials: Trials, study: StudyDirectory) -> str:
+    steps = sum(
+        specification_lib.total_steps(specification.base_config, row["parameters"])
+        for row in trials
+    )
+    text = f"{len(trials):,} trials, {steps:,} steps in all"
+    finished = sum(study.status(row["trial"])["state"] in trial_lib.FINISHED for row in trials)
+    return text + (f"; {finished:,} trials are at their end already" if finished else "")

@@ -1,0 +1,98 @@
+"""One worker process, as the launcher sees it: started, sent commands, heard, ended.
+
+Needs neither jax nor numpy, so that workers can start before the launcher imports anything that
+takes time.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from playbook_jax.studies.worker import NO_CORE, Message
+
+_PATIENCE_SECONDS = 5.0  # for a process to end after its standard input did; it takes milliseconds
+
+
+class WorkerProcess:
+    """A process that runs `worker.py`.
+
+    Attributes:
+      index: its number; a worker that replaces another one takes over its number.
+      log: the file with what it prints.
+      ready: whether it has checked a config: it then has imported all that it needs.
+      trial: what it runs now, {"trial": 0, "parameters": {…}}, or None.
+      programs: the static configs of the trials that it ran: those it has compiled.
+      answers: the open file from which its messages are read.
+    """
+
+    def __init__(self, index: int, train_module: str, logs: Path, keep: int) -> None:
+        """Starts the process.
+
+        Args:
+          index: its number, from which its core follows.
+          train_module: what runs a trial.
+          logs: the directory of its log.
+          keep: an open file that it inherits.
+        """
+        self.index = index
+        self.log = logs / f"worker-{index}.log"
+        self.ready = False
+        self.trial: dict[str, Any] | None = None
+        self.programs: set[str] = set()
+        self._text = b""
+        self.answers, theirs = os.pipe()
+        command = [sys.executable, "-u", "-m", "playbook_jax.studies.worker"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, str(theirs), str(_core(index)), train_module],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs, keep),
+                start_new_session=True,  # Ctrl-C on the terminal is for the launcher alone
+            )
+        os.close(theirs)
+
+    def send(self, do: str, **message: Any) -> None:
+        """Sends a command. A dead worker does not hear it; `receive` tells of its end."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"do": do, **message}).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def receive(self) -> list[Message] | None:
+        """Returns the messages that have come, waiting for some; None when the worker has ended."""
+        data = os.read(self.answers, 1 << 16)
+        if not data:
+            return None
+        *lines, self._text = (self._text + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> str:
+        """Ends the process, which saves nothing; returns how it ended, in words."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        os.close(self.answers)
+        try:
+            code = self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        if code >= 0:
+            return f"exit code {code}"
+        name = signal.Signals(-code).name
+        return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
+
+    def last_words(self) -> str:
+        """Returns the last line of the log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else "it printed nothing"
+
+
+def _core(index: int) -> int:
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return cores[index % len(cores)] if cores else NO_CORE

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Runs a study: many trials of one training config, each with other hyperparameters.
+
+    scripts/launch_study.py --config=configs/studies/digits_mlp.py --workdir=/tmp/study
+    scripts/launch_study.py --config=configs/studies/digits_mlp.py --workdir=/tmp/study --dry_run
+
+The same command again goes on where the study was stopped; after it, a larger num_trials in the
+config extends it. Ctrl-C lets the running trials save, a second one does not. Exit codes: 0 all
+trials came to their end (infeasible ones, that diverged, included), 1 some failed, 2 bad input, 75
+interrupted (continue by the same command).
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from playbook_jax import command_line
+from playbook_jax.errors import UsageError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "The study config, e.g. configs/studies/digits_mlp.py.")
+flags.DEFINE_string("workdir", None, "The study directory: made if missing, continued if not.")
+flags.DEFINE_bool(
+    "dry_run", False, "Show the trials and what they cost, write study.json, run nothing."
+)
+flags.DEFINE_integer("workers", 0, "How many processes run trials. 0: one a core.")
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise UsageError(f"{argv[1]!r} is not a flag; see --help")
+    if not FLAGS.config:
+        raise UsageError("--config=FILE is missing, e.g. --config=configs/studies/digits_mlp.py")
+    if not FLAGS.workdir:
+        raise UsageError("--workdir=DIR is missing")
+    if FLAGS.workers < 0:
+        raise UsageError(f"--workers={FLAGS.workers} must not be negative")
+
+    if FLAGS.dry_run:
+        from playbook_jax.studies import preview
+
+        preview.preview(FLAGS.config, FLAGS.workdir)
+        return 0
+    from playbook_jax.studies import launcher
+
+    return launcher.launch(
+        FLAGS.config,
+        FLAGS.workdir,
+        num_workers=FLAGS.workers or launcher.default_num_workers(),
+        command=command_line.command(),
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)
