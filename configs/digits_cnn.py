@@ -23,15 +23,15 @@ def get_config() -> ConfigDict:
 
     config.batch_size = 128  # on all devices together
     config.eval_batch_size = 512
-    config.max_train_steps = 500
-    config.eval_every_steps = 50
+    config.max_train_steps = 300
+    config.eval_every_steps = 25
     config.eval_train_examples = 300  # as many as the validation set has
     config.log_every_steps = 100
     config.steps_per_call = 1  # a convolution inside of a loop is over 20 times slower on CPU
 
     config.checkpoint = ConfigDict(
         {
-            "every_steps": 250,
+            "every_steps": 150,
             "keep_best": 1,
             "metric": "validation/error_rate",
             "mode": "min",
@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
             "weight_decay": 1e-4,
             "clip_norm": 0.0,  # 0: off
             "label_smoothing": 0.0,
-            "dropout_rate": 0.0,
+            "dropout_rate": 0.3,
             "divergence_factor": 20.0,
         }
     )
