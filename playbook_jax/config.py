@@ -36,6 +36,7 @@ OPTIONAL = {
     "eval_train_examples": 0,  # size of the fixed sample behind `train/…`; 0: as many as validation
     "log_every_steps": 100,  # one transfer of per-step records from the device each
     "steps_per_call": 1,  # updates that one call of the compiled step may run
+    "device_mapping": "pmap",  # how the steps are run on all devices, or "shard_map"
     "notes": "",  # what this run is for; goes into the tables
 }
 CHECKPOINT_KEYS = ("every_steps", "keep_best", "metric", "mode")

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 AXIS = "batch"
 
@@ -21,7 +22,10 @@ def device_count() -> int:
 
 
 def on_devices(
-    function: Callable, in_axes: Sequence[int | None], donate: tuple[int, ...] = ()
+    function: Callable,
+    in_axes: Sequence[int | None],
+    donate: tuple[int, ...] = (),
+    mapping: str = "pmap",
 ) -> Callable:
     """Returns `function` run on every device at once, its results with a leading device axis.
 
@@ -30,14 +34,41 @@ def on_devices(
       in_axes: for each argument, 0 where it has a leading device axis, None where all devices get
         the whole of it.
       donate: positions of the arguments whose buffers the results may take over.
+      mapping: a key of `MAPPINGS`.
     """
-    return jax.pmap(function, axis_name=AXIS, in_axes=tuple(in_axes), donate_argnums=donate)
+    return MAPPINGS[mapping](function, tuple(in_axes), donate)
 
 
-_replicate = jax.pmap(lambda tree, _: tree, axis_name=AXIS, in_axes=(None, 0))
+def _pmap(function: Callable, in_axes: tuple[int | None, ...], donate: tuple[int, ...]) -> Callable:
+    return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, donate_argnums=donate)
 
+
+def _shard_map(
+    function: Callable, in_axes: tuple[int | None, ...], donate: tuple[int, ...]
+) -> Callable:
+    def on_one_device(*arguments: Any) -> Any:
+        local = [
+            jax.tree.map(lambda x: x[0], argument) if axis == 0 else argument
+            for argument, axis in zip(arguments, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda x: x[None], function(*local))
+
+    specs = tuple(PartitionSpec(AXIS) if axis == 0 else PartitionSpec() for axis in in_axes)
+    mapped = jax.shard_map(
+        on_one_device,
+        mesh=Mesh(np.array(jax.local_devices()), (AXIS,)),
+        in_specs=specs,
+        out_specs=PartitionSpec(AXIS),
+        # The default refuses groups of devices and sums gradients that are to be averaged.
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+MAPPINGS = {"pmap": _pmap, "shard_map": _shard_map}
 
 _place = jax.pmap(lambda x: x, axis_name=AXIS)
+_replicate = jax.pmap(lambda tree, _: tree, axis_name=AXIS, in_axes=(None, 0))
 
 
 def replicate(tree: Any) -> Any:

@@ -81,6 +81,8 @@ def get(config: ConfigDict) -> Program:
         raise unknown("optimizer", config.optimizer, optimizers.OPTIMIZERS)
     if config.schedule not in schedules.SCHEDULES:
         raise unknown("schedule", config.schedule, schedules.SCHEDULES)
+    if config.device_mapping not in parallel.MAPPINGS:
+        raise unknown("device_mapping", config.device_mapping, parallel.MAPPINGS)
     return _build(config_lib.static_part(config))
 
 
@@ -109,7 +111,8 @@ def _build(static_part: str) -> Program:
         workload, config.optimizer, config.schedule, source.gather, config.steps_per_call
     )
     init = functools.partial(train_step.initial_state, workload, config.optimizer)
-    on_init = parallel.on_devices(lambda seed, _: init(seed), (None, 0))
+    on_devices = functools.partial(parallel.on_devices, mapping=config.device_mapping)
+    on_init = on_devices(lambda seed, _: init(seed), (None, 0))
     devices = np.zeros(parallel.device_count(), np.int8)
     return Program(
         workload=workload,
@@ -123,11 +126,9 @@ def _build(static_part: str) -> Program:
         },
         metrics=tuple(metrics),
         init=lambda seed: on_init(np.uint32(seed), devices),
-        run_steps=parallel.on_devices(
-            run_steps, (0, 0, 0, 0, None, None, None, None), donate=(0, 1)
-        ),
-        settle=parallel.on_devices(_settle, (0,), donate=(0,)),
-        evaluate=parallel.on_devices(
+        run_steps=on_devices(run_steps, (0, 0, 0, 0, None, None, None, None), donate=(0, 1)),
+        settle=on_devices(_settle, (0,), donate=(0,)),
+        evaluate=on_devices(
             evaluation.make_evaluate(workload), (0, 0, 0, None, None, 0), donate=(5,)
         ),
     )

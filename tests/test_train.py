@@ -204,6 +204,16 @@ def test_both_sources_train_alike(finished, tmp_path):
     )
 
 
+def test_pmap_and_shard_map_train_alike(finished, tmp_path):
+    config = small.digits()
+    with config.unlocked():
+        config.device_mapping = "shard_map"
+    train.train(config, tmp_path / "trial")
+    np.testing.assert_allclose(
+        trial.read_steps(tmp_path / "trial"), trial.read_steps(finished[0]), rtol=1e-6
+    )
+
+
 def test_one_device_and_four_give_the_same_losses(finished, tmp_path):
     code = (
         "import sys; sys.path.insert(0, '.'); from tests import small; "
