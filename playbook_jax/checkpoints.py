@@ -9,11 +9,12 @@ not there, and a run that makes many evaluations need not make many saves.
 import dataclasses
 from typing import Any, Self
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from playbook_jax import trial
+from playbook_jax import train_step, trial
 from playbook_jax.errors import UsageError
 
 # What `load` returns; the rest of the saved state only serves to go on.
@@ -116,7 +117,8 @@ def load(directory: epath.PathLike, step: int | str) -> dict[str, Any]:
       step: a number of completed updates, "best" or "latest".
 
     Returns:
-      `step`, `params`, `batch_stats` and `opt_state`.
+      `step`, `params`, `batch_stats`, `opt_state`, and where the run keeps averages, `polyak_params`
+      and `polyak_batch_stats`.
 
     Raises:
       UsageError: the trial has no such checkpoint; says which there are.
@@ -135,7 +137,12 @@ def load(directory: epath.PathLike, step: int | str) -> dict[str, Any]:
     if str(step) not in saved:
         known = ", ".join(sorted(saved, key=int)) or "none at all"
         raise UsageError(f"{directory} holds no checkpoint {step!r} (it holds {known})")
-    return {name: saved[str(step)][name] for name in LOADED}
+    state = saved[str(step)]
+    result = {name: state[name] for name in LOADED}
+    if state["polyak"]:
+        average = train_step.polyak_average(state["polyak"])
+        result |= {f"polyak_{name}": jax.tree.map(np.asarray, x) for name, x in average.items()}
+    return result
 
 
 def _directory(trial_directory: epath.PathLike) -> epath.Path:
@@ -149,8 +156,6 @@ def _as_dict(state: Any) -> dict[str, Any]:
 
 def _in_structure(saved: dict[str, Any], like: Any) -> Any:
     """Returns what was saved of a state as `like` has it: named tuples come back as dictionaries."""
-    import jax
-
     paths, structure = jax.tree.flatten_with_path(_as_dict(like))
     leaves = []
     for path, _ in paths:

@@ -24,6 +24,8 @@ from playbook_jax import (
 from playbook_jax.errors import UsageError, unknown
 from playbook_jax.train_step import TrainState
 
+Variants = Mapping[str, Mapping[str, Any]]
+
 # Splits that periodic evaluations see. The test set is not among them.
 PERIODIC_SPLITS = ("train", "validation")
 _KEPT_PROGRAMS = 8  # of a study with several static configs
@@ -41,8 +43,9 @@ class Program:
       metrics: the names of the metrics.
       init: (seed) → the state before step 0, on the devices.
       run_steps: see `train_step.make_run_steps`.
-      settle: (state) → (state, copy), both with the batch statistics averaged over the devices. The
-        copy can be read while the next step takes over the state's buffers.
+      settle: (state) → (state, copy, variants), with the batch statistics averaged over the devices.
+        The copy can be read while the next step takes over the state's buffers. The variants are
+        what is to be evaluated, {"": variables}, and {"polyak/": variables} where there are averages.
       evaluate: see `evaluation.make_evaluate`.
     """
 
@@ -53,20 +56,36 @@ class Program:
     metrics: tuple[str, ...]
     init: Callable[[int], TrainState]
     run_steps: Callable[..., tuple[TrainState, Any, Any]]
-    settle: Callable[[TrainState], tuple[TrainState, TrainState]]
+    settle: Callable[[TrainState], tuple[TrainState, TrainState, Variants]]
     evaluate: Callable[..., dict[str, Any]]
 
     def restore(self, state: TrainState) -> TrainState:
         """Returns a state of NumPy arrays on the devices."""
         return parallel.replicate(state)
 
-    def start_evaluation(self, state: TrainState, split: str, hparams: Any) -> dict[str, Any]:
+    def start_evaluations(self, variants: Variants, hparams: Any) -> dict[str, Any]:
+        """Returns the sums of all periodic metrics by name, while the devices still compute them."""
+        return {
+            f"{split}/{variant}{metric}": pair
+            for split in PERIODIC_SPLITS
+            for variant, variables in variants.items()
+            for metric, pair in self.start_evaluation(variables, split, hparams).items()
+        }
+
+    def start_evaluation(
+        self, variables: Mapping[str, Any], split: str, hparams: Any
+    ) -> dict[str, Any]:
         """Returns the sums of the metrics over a split, while the devices still compute them."""
         sums = {name: np.zeros((parallel.device_count(), 2), np.float32) for name in self.metrics}
         data = self.splits[split]
         for index in range(data["weight"].shape[1]):
             sums = self.evaluate(
-                state.params, state.batch_stats, data, np.int32(index), hparams, sums
+                variables["params"],
+                variables["batch_stats"],
+                data,
+                np.int32(index),
+                hparams,
+                sums,
             )
         return sums
 
@@ -98,7 +117,13 @@ def _build(static_part: str) -> Program:
     hparams = {name: np.float32(0) for name in config.hparams}
     variables = jax.eval_shape(workload.init, jax.random.key(0))
     metrics = evaluation.metric_names(workload, arrays["train"], variables, hparams)
-    names = [f"{split}/{metric}" for split in PERIODIC_SPLITS for metric in metrics]
+    polyak = "polyak_decay" in config.hparams
+    names = [
+        f"{split}/{variant}{metric}"
+        for split in PERIODIC_SPLITS
+        for variant in ("", "polyak/")[: 1 + polyak]
+        for metric in metrics
+    ]
     if config.checkpoint.metric not in names:
         raise unknown("checkpoint.metric", config.checkpoint.metric, names)
 
@@ -110,9 +135,9 @@ def _build(static_part: str) -> Program:
     run_steps = train_step.make_run_steps(
         workload, config.optimizer, config.schedule, source.gather, config.steps_per_call
     )
-    init = functools.partial(train_step.initial_state, workload, config.optimizer)
+    init = functools.partial(train_step.initial_state, workload, config.optimizer, polyak=polyak)
     on_devices = functools.partial(parallel.on_devices, mapping=config.device_mapping)
-    on_init = on_devices(lambda seed, _: init(seed), (None, 0))
+    on_init = on_devices(lambda seed, _: init(seed=seed), (None, 0))
     devices = np.zeros(parallel.device_count(), np.int8)
     return Program(
         workload=workload,
@@ -134,10 +159,19 @@ def _build(static_part: str) -> Program:
     )
 
 
-def _settle(state: TrainState) -> tuple[TrainState, TrainState]:
-    batch_stats = jax.lax.pmean(state.batch_stats, parallel.AXIS)
-    state = dataclasses.replace(state, batch_stats=batch_stats)
-    return state, jax.tree.map(jnp.copy, state)
+def _settle(state: TrainState) -> tuple[TrainState, TrainState, Variants]:
+    def synchronized(batch_stats: Any) -> Any:
+        return jax.lax.pmean(batch_stats, parallel.AXIS)
+
+    state = dataclasses.replace(state, batch_stats=synchronized(state.batch_stats))
+    if state.polyak:
+        averages = {**state.polyak, "batch_stats": synchronized(state.polyak["batch_stats"])}
+        state = dataclasses.replace(state, polyak=averages)
+    copy = jax.tree.map(jnp.copy, state)
+    variants = {"": {"params": copy.params, "batch_stats": copy.batch_stats}}
+    if state.polyak:
+        variants["polyak/"] = train_step.polyak_average(copy.polyak)
+    return state, copy, variants
 
 
 def _check_batch_sizes(config: ConfigDict, train_size: int) -> None:

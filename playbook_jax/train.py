@@ -119,7 +119,7 @@ class _Stretch:
       records: per-step records, the first `end − start` of them.
       bad_step: the state's `bad_step`.
       snapshot: the state, where there is an evaluation or a checkpoint.
-      evaluations: split → sums of its metrics.
+      evaluations: metric → its numerator and denominator.
       save: whether a checkpoint is due.
     """
 
@@ -128,7 +128,7 @@ class _Stretch:
     records: Any
     bad_step: Any
     snapshot: TrainState | None
-    evaluations: Mapping[str, Mapping[str, Any]]
+    evaluations: Mapping[str, Any]
     save: bool
 
 
@@ -222,12 +222,9 @@ class _Run:
         save = stopping or last or self._step % self._config.checkpoint.every_steps == 0
         snapshot, evaluations = None, {}
         if evaluate or save:
-            self._state, snapshot = self._program.settle(self._state)
+            self._state, snapshot, variants = self._program.settle(self._state)
         if evaluate:
-            evaluations = {
-                split: self._program.start_evaluation(snapshot, split, self._hparams)
-                for split in program_lib.PERIODIC_SPLITS
-            }
+            evaluations = self._program.start_evaluations(variants, self._hparams)
         records, bad_step = self._records, self._in_flight[-1]
         start, self._stretch_start = self._stretch_start, self._step
         self._records = self._new_records()
@@ -255,10 +252,9 @@ class _Run:
 
     def _read_evaluations(self, stretch: _Stretch) -> None:
         row: dict[str, Any] = {"step": stretch.end}
-        for split, sums in stretch.evaluations.items():
-            for name, pair in sums.items():
-                numerator, denominator = parallel.first(pair).astype(np.float64)
-                row[f"{split}/{name}"] = float(numerator / denominator) if denominator else math.nan
+        for name, pair in stretch.evaluations.items():
+            numerator, denominator = parallel.first(pair).astype(np.float64)
+            row[name] = float(numerator / denominator) if denominator else math.nan
         self._writer.append("metrics.jsonl", row)
         metric = self._config.checkpoint.metric
         value = row[metric]

@@ -37,6 +37,8 @@ class TrainState:
       first_loss: float32, the loss of step 0, for the divergence rule.
       high_loss_steps: int32, for how many steps on end the loss has been too high.
       bad_step: int32, the first bad step, −1 while there is none. From it on nothing changes.
+      polyak: `params` and `batch_stats`, each the sum of what they were after each step with weights
+        that decay, and `weight`, the sum of the weights; empty without `hparams.polyak_decay`.
     """
 
     step: Any
@@ -47,6 +49,7 @@ class TrainState:
     first_loss: Any
     high_loss_steps: Any
     bad_step: Any
+    polyak: Any
 
 
 def cast_hparams(hparams: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -55,13 +58,23 @@ def cast_hparams(hparams: Mapping[str, float]) -> dict[str, np.ndarray]:
     return {name: np.asarray(value, dtype) for name, value in sorted(hparams.items())}
 
 
-def initial_state(workload: Workload, optimizer_name: str, seed: Any) -> TrainState:
-    """Returns the state before step 0, a function of the seed alone (the same on every host)."""
+def initial_state(
+    workload: Workload, optimizer_name: str, seed: Any, polyak: bool = False
+) -> TrainState:
+    """Returns the state before step 0, a function of the seed alone (the same on every host).
+
+    Args:
+      workload: the model.
+      optimizer_name: a key of `optimizers.OPTIMIZERS`.
+      seed: uint32, may be traced.
+      polyak: whether to keep a moving average of the parameters.
+    """
     init_key, key = jax.random.split(jax.random.key(seed))
     variables = workload.init(init_key)
     params = variables["params"]
     # The optimizer's state does not depend on its hyperparameters, so any will do.
     optimizer = optimizers.make_optimizer(optimizer_name, {}, lambda step: 0.0)
+    averaged = {"params": params, "batch_stats": variables.get("batch_stats", {})}
     return TrainState(
         step=jnp.int32(0),
         params=params,
@@ -71,6 +84,9 @@ def initial_state(workload: Workload, optimizer_name: str, seed: Any) -> TrainSt
         first_loss=jnp.float32(0),
         high_loss_steps=jnp.int32(0),
         bad_step=jnp.int32(-1),
+        polyak={**jax.tree.map(jnp.zeros_like, averaged), "weight": jnp.float32(0)}
+        if polyak
+        else {},
     )
 
 
@@ -107,6 +123,8 @@ def make_update(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if state.polyak:
+            advanced = _with_polyak(advanced, hparams["polyak_decay"])
         state = _unless_bad(state, advanced, loss, norm + update_norm, hparams["divergence_factor"])
         return state, jnp.stack([jnp.asarray(x, jnp.float32) for x in record])
 
@@ -133,6 +151,28 @@ def _gradients(
     numerator, denominator, gradients = jax.lax.psum((numerator, denominator, gradients), AXIS)
     gradients = jax.tree.map(lambda g: g / denominator.astype(g.dtype), gradients)
     return numerator / denominator, gradients, batch_stats
+
+
+def _with_polyak(state: TrainState, decay: Any) -> TrainState:
+    """Returns the state with its parameters and batch statistics joined to their moving average."""
+    new = {"params": state.params, "batch_stats": state.batch_stats, "weight": jnp.float32(1)}
+    polyak = jax.tree.map(
+        lambda old, x: (decay * old + (1 - decay) * x).astype(old.dtype), state.polyak, new
+    )
+    return dataclasses.replace(state, polyak=polyak)
+
+
+def polyak_average(polyak: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the averaged `params` and `batch_stats` of a state's `polyak`.
+
+    A moving average that starts at zero, divided by the sum of its weights: so no step counts for
+    more than it should, however short the run (the bias correction of
+    https://arxiv.org/abs/1412.6980). The running statistics of batch norm are averaged like the
+    parameters with which they were made.
+    """
+    weight = jnp.maximum(polyak["weight"], jnp.finfo(jnp.float32).tiny)
+    averaged = {"params": polyak["params"], "batch_stats": polyak["batch_stats"]}
+    return jax.tree.map(lambda x: (x / weight).astype(x.dtype), averaged)
 
 
 def _unless_bad(

@@ -10,8 +10,8 @@ def evaluate(split="validation", **overrides):
     config = config_lib.complete(small.digits(**overrides))
     program = program_lib.get(config)
     hparams = train_step.cast_hparams(config.hparams)
-    state = program.init(3)
-    sums = program.start_evaluation(state, split, hparams)
+    state, _, variants = program.settle(program.init(3))
+    sums = program.start_evaluation(variants[""], split, hparams)
     return program, state, {k: np.asarray(v)[0, 0] / np.asarray(v)[0, 1] for k, v in sums.items()}
 
 

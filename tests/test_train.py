@@ -77,7 +77,9 @@ def test_the_best_is_chosen_in_retrospect_and_gives_its_metric_again(finished):
             train.parallel.first(state), params=loaded["params"], batch_stats={}
         )
     )
-    sums = program.start_evaluation(state, "validation", train_step.cast_hparams(config.hparams))
+    variables = program.settle(state)[2][""]
+    hparams = train_step.cast_hparams(config.hparams)
+    sums = program.start_evaluation(variables, "validation", hparams)
     wrong, total = np.asarray(sums["error_rate"])[0]
     assert wrong / total == pytest.approx(status["objective"], rel=1e-7)
 
@@ -277,6 +279,31 @@ def descend(learning_rate, steps, **hparams):
         state, record = step(state, np.zeros(1), hparams, np.float32(steps))
         records.append(record[0])
     return jax.tree.map(lambda x: x[0], state), np.array(records)
+
+
+def test_polyak_averages_are_bias_corrected_and_evaluated_beside_the_raw_parameters(tmp_path):
+    decay = 0.9
+    config = small.digits(eval_every_steps=1, checkpoint__keep_best=100, checkpoint__every_steps=1)
+    with config.unlocked():
+        config.hparams.polyak_decay = decay
+        config.checkpoint.metric = "validation/polyak/loss"
+    config.max_train_steps = 12
+    status = train.train(config, tmp_path / "trial")
+    evaluations = trial.load(tmp_path / "trial").evaluations
+    assert status["objective"] == evaluations["validation/polyak/loss"].min()
+    # After one step the average is the parameters themselves: only the correction makes it so.
+    first = evaluations.iloc[0]
+    assert first["validation/polyak/loss"] == pytest.approx(first["validation/loss"], rel=1e-5)
+    # Against the weighted mean of the parameters after each step, in float64.
+    states = [checkpoints.load(tmp_path / "trial", step) for step in range(1, 13)]
+    weights = (1 - decay) * decay ** np.arange(11, -1, -1.0)
+    for name in ("Dense_0", "Dense_1"):
+        kernels = np.array([s["params"][name]["kernel"] for s in states], np.float64)
+        expected = np.tensordot(weights / weights.sum(), kernels, 1)
+        averaged = states[-1]["polyak_params"][name]["kernel"]
+        np.testing.assert_allclose(averaged, expected, rtol=1e-4, atol=1e-6)
+    # They lag behind, which is the point.
+    assert evaluations.iloc[-1]["validation/polyak/loss"] > evaluations.iloc[-1]["validation/loss"]
 
 
 @pytest.mark.playbook("diverged-trials-are-infeasible")
