@@ -9,7 +9,6 @@ of standard input means that the launcher is gone, and ends the worker at once: 
 for a trial can be killed anywhere.
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -18,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 _PROGRESS_SECONDS = 0.25  # between two messages on how far a trial is
@@ -53,10 +53,11 @@ class _Worker:
 
     def run(self) -> None:
         """Obeys until it is stopped."""
-        from playbook_jax import compilation_cache
-
-        compilation_cache.enable()
         self._train = importlib.import_module(self._train_module)
+        if "jax" in sys.modules:
+            from playbook_jax import compilation_cache
+
+            compilation_cache.enable()
         self._answer(kind="ready")
         while not self._stop.is_set():
             try:
@@ -125,12 +126,16 @@ def main(descriptor: str, core: str, train_module: str) -> None:
         # Before jax is imported, which makes a thread for each core that it sees: one, so that what
         # a trial computes does not depend on how many workers run beside it.
         os.sched_setaffinity(0, {int(core)})
-    worker = _Worker(int(descriptor), train_module)
-    with contextlib.suppress(BrokenPipeError):  # the launcher is gone
-        worker.run()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # the interpreter would take its time to leave
+    code = 1
+    try:
+        _Worker(int(descriptor), train_module).run()
+        code = 0
+    except BrokenPipeError:
+        pass  # the launcher is gone
+    except BaseException:
+        traceback.print_exc()
+    # Not by the interpreter's own way out, which takes its time, and aborts while a thread reads.
+    os._exit(code)
 
 
 if __name__ == "__main__":
