@@ -32,6 +32,7 @@ def start(study, spec):
     return trials
 
 
+@pytest.mark.playbook("study")
 def test_study_json_is_as_the_contract_says(study, spec):
     trials = launcher.extend([], spec)
     study.write(spec, trials)
@@ -198,6 +199,7 @@ def test_the_best_is_complete_and_the_earliest_on_a_tie(mode, expected):
     assert directory.best({5: statuses[5]}, mode) is None
 
 
+@pytest.mark.playbook("best-configuration")
 def test_a_config_written_as_python_is_the_same_config(tmp_path, spec):
     config = config_lib.to_dict(spec.base_config) | {
         "notes": 'quote " \\ é\n"""',

@@ -142,7 +142,7 @@ def test_bad_spaces_end_with_one_line(space, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.playbook("studies-are-reproducible")
+@pytest.mark.playbook("studies-are-reproducible", "parallel-or-sequential")
 def test_points_of_a_shorter_study_are_the_first_of_a_longer_one():
     short = samplers.sample("halton", parsed(), 40, seed=3)
     assert samplers.sample("halton", parsed(), 100, seed=3)[:40] == short
@@ -162,7 +162,7 @@ def test_another_process_makes_the_same_bytes():
     assert output == json.dumps(samplers.sample("halton", parsed(), 50, 7)) + "\n"
 
 
-@pytest.mark.playbook("halton-sequence")
+@pytest.mark.playbook("halton-sequence", "low-discrepancy-points", "quasi-random-exploration")
 def test_points_are_spread_far_more_evenly_than_random_ones():
     from scipy.stats import qmc
 
@@ -180,7 +180,7 @@ def test_points_are_spread_far_more_evenly_than_random_ones():
         assert discrepancy([list(p.values()) for p in points]) < min(random) / 2
 
 
-@pytest.mark.playbook("scientific-values-sampled-evenly")
+@pytest.mark.playbook("scientific-values-sampled-evenly", "joint-study")
 def test_listed_values_are_balanced_over_a_study():
     for seed in range(10):
         trials = samplers.sample("halton", parsed(["optimizer", "hparams.momentum"]), 60, seed)

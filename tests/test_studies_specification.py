@@ -33,6 +33,7 @@ def load(tmp_path):
     return lambda **changes: specification.load(write(tmp_path / "study.py", **changes))
 
 
+@pytest.mark.playbook("roles-depend-on-the-goal")
 def test_roles_and_objective_reach_the_trials_config(load):
     result = load(
         scientific={"optimizer": {"values": ["nesterov", "adam"]}},
@@ -75,7 +76,7 @@ def test_total_steps_is_that_of_the_trials_config(load):
         assert specification.total_steps(base, parameters) == config_lib.total_steps(config)
 
 
-@pytest.mark.playbook("three-roles", "max-train-steps-is-not-tuned")
+@pytest.mark.playbook("three-roles", "max-train-steps-is-not-tuned", "one-question")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -168,7 +169,7 @@ def test_the_base_config_is_found_from_any_directory(tmp_path, monkeypatch):
     assert isinstance(specification.load(path).base_config, ConfigDict)
 
 
-@pytest.mark.playbook("roles-by-rule-of-thumb")
+@pytest.mark.playbook("roles-by-rule-of-thumb", "batch-size-is-not-tuned", "few-trials-are-luck")
 @pytest.mark.parametrize(
     ("changes", "doubt"),
     [
