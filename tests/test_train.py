@@ -281,6 +281,7 @@ def descend(learning_rate, steps, **hparams):
     return jax.tree.map(lambda x: x[0], state), np.array(records)
 
 
+@pytest.mark.playbook("polyak-average")
 def test_polyak_averages_are_bias_corrected_and_evaluated_beside_the_raw_parameters(tmp_path):
     decay = 0.9
     config = small.digits(eval_every_steps=1, checkpoint__keep_best=100, checkpoint__every_steps=1)
