@@ -70,6 +70,13 @@ class Workload:
         """Returns what evaluations report, by name; "loss" among them, without label smoothing."""
         raise NotImplementedError
 
+    def predictions(self, outputs: Any, batch: Batch) -> Mapping[str, Any]:
+        """Returns what offline evaluations save of each example, arrays [batch, …] by name.
+
+        A classifier's `prediction` and `label` are also counted by class.
+        """
+        return {}
+
     def decay_mask(self, params: Any) -> Any:
         """Returns which parameters weight decay acts on, a tree of bools, or None for the default.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -120,4 +121,13 @@ class Digits(Workload):
         return {
             "loss": losses.cross_entropy(outputs, batch["label"]),
             "error_rate": losses.error_rate(outputs, batch["label"]),
+        }
+
+    def predictions(self, outputs: Any, batch: Any) -> dict[str, Any]:
+        """Returns the predicted class, its probability, and the label."""
+        probability = jnp.max(jax.nn.softmax(outputs), axis=-1)
+        return {
+            "prediction": jnp.argmax(outputs, axis=-1),
+            "probability": probability,
+            "label": batch["label"],
         }

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Evaluates a saved checkpoint on any split, without training, and writes every prediction.
+
+    scripts/evaluate.py --trial=/tmp/run --split=validation
+    scripts/evaluate.py --trial=/tmp/run --split=test --test
+    scripts/evaluate.py --trial=/tmp/run --split=validation --predictions=served.csv
+
+The last one scores predictions from elsewhere: a CSV file with the columns example (the number in the
+split) and prediction.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from playbook_jax import command_line, trial
+from playbook_jax.errors import UsageError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("trial", None, "The trial directory.")
+flags.DEFINE_string("step", "best", "Which checkpoint: best, latest, or a number of steps.")
+flags.DEFINE_string("split", "validation", "train, validation or test.")
+flags.DEFINE_bool("test", False, "Allow --split=test; the trial's provenance notes it.")
+flags.DEFINE_bool("polyak", False, "Evaluate the averaged parameters.")
+flags.DEFINE_string("predictions", None, "Score this CSV file instead of a checkpoint.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UsageError(f"{argv[1]!r} is not a flag; see --help")
+    if not FLAGS.trial:
+        raise UsageError("--trial=DIR is missing")
+    if FLAGS.split == "test" and not FLAGS.test:
+        raise UsageError(
+            "every look at the test set makes it worth less; when exploration is over, add --test "
+            "(the trial's provenance will say so)"
+        )
+    step = int(FLAGS.step) if FLAGS.step.isdigit() else FLAGS.step
+    if step not in ("best", "latest") and not isinstance(step, int):
+        raise UsageError(f"--step={step}: give best, latest, or a number of steps")
+    trial.load(FLAGS.trial)
+
+    from playbook_jax import compilation_cache, offline_evaluation
+
+    compilation_cache.enable()
+    if FLAGS.predictions:
+        name = f"{FLAGS.split}-{Path(FLAGS.predictions).stem}"
+        result = offline_evaluation.score(FLAGS.trial, FLAGS.predictions, FLAGS.split)
+    else:
+        name = f"{FLAGS.split}-{step}" + ("-polyak" if FLAGS.polyak else "")
+        result = offline_evaluation.evaluate(FLAGS.trial, step, FLAGS.split, polyak=FLAGS.polyak)
+    if FLAGS.split == "test":
+        _note_test(FLAGS.trial, str(FLAGS.predictions or step))
+    path = offline_evaluation.write(FLAGS.trial, name, result)
+    print(f"{FLAGS.split}, {result.examples:,} examples")
+    for metric, value in result.metrics.items():
+        print(f"  {metric:<20} {value:.4g} ± {result.standard_errors[metric]:.2g} (standard error)")
+    for label, counts in result.classes.items():
+        print(f"  class {label:<14} {counts['correct']} of {counts['examples']} correct")
+    print(f"Every prediction is in {path}")
+
+
+def _note_test(directory: str, what: str) -> None:
+    """Adds this look at the test set to the trial's provenance."""
+    path = Path(directory) / "provenance.json"
+    provenance = trial.read_json(path, {})
+    look = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "evaluated": what}
+    looks = [*provenance.get("test_evaluations", []), look]
+    trial.write_json(path, provenance | {"test_evaluations": looks})
+
+
+if __name__ == "__main__":
+    command_line.run(main)
