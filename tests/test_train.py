@@ -345,7 +345,7 @@ def test_a_training_loss_that_ends_above_its_beginning_is_infeasible(tmp_path):
     assert "above the 1 of step 0" in reason
 
 
-@pytest.mark.playbook("traced-hyperparameters")
+@pytest.mark.playbook("traced-hyperparameters", "clip-threshold-can-be-tuned")
 def test_no_hyperparameter_compiles_again(tmp_path, monkeypatch):
     traces = []
     original = train_step.make_update
