@@ -22,7 +22,7 @@ def labels(split):
     return workload.find("digits")(small.digits()).splits()[split]["label"]
 
 
-@pytest.mark.playbook("retrospective-selection")
+@pytest.mark.playbook("retrospective-selection", "offline-evaluation", "train-and-predict")
 def test_the_best_checkpoint_gives_its_reported_metrics_again(directory):
     result = offline_evaluation.evaluate(directory, "best", "validation")
     best = trial.load(directory).summary["best"]
@@ -31,6 +31,7 @@ def test_the_best_checkpoint_gives_its_reported_metrics_again(directory):
     assert result.examples == 300
 
 
+@pytest.mark.playbook("predictions-are-saved", "standard-error", "correct-counts")
 def test_predictions_counts_and_standard_errors_agree_with_each_other(directory, tmp_path):
     result = offline_evaluation.evaluate(directory, "latest", "test")
     arrays = np.load(offline_evaluation.write(tmp_path, "test-latest", result))
@@ -46,6 +47,7 @@ def test_predictions_counts_and_standard_errors_agree_with_each_other(directory,
     assert stored["metrics"] == result.metrics
 
 
+@pytest.mark.playbook("predictions-from-elsewhere")
 def test_predictions_from_elsewhere_are_scored_alike(directory, tmp_path):
     ours = offline_evaluation.evaluate(directory, "best", "validation")
     rows = zip(ours.arrays["example"][::-1], ours.arrays["prediction"][::-1], strict=True)

@@ -289,7 +289,7 @@ def test_workers_that_cannot_start_say_why(tmp_path):
     assert study.run()[0] == 0
 
 
-@pytest.mark.playbook("traced-hyperparameters")
+@pytest.mark.playbook("traced-hyperparameters", "architecture-is-a-family")
 def test_each_static_config_goes_to_the_worker_that_has_compiled_it(tmp_path):
     spaces = {
         "hparams.learning_rate": RATE,
