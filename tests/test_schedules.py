@@ -116,7 +116,7 @@ def test_without_warmup_starts_at_the_base_rate(name):
             assert rates[0] == np.float32(0.3)
 
 
-@pytest.mark.playbook("warmup-prepended", "warmup-beside-decay")
+@pytest.mark.playbook("warmup-prepended", "warmup-beside-decay", "constant-stretch")
 @pytest.mark.parametrize("name", NAMES)
 def test_warmup_never_shortens_the_base_schedule(name):
     rng = np.random.default_rng(2)
