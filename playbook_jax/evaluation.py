@@ -22,13 +22,13 @@ def padded_batches(arrays: Arrays, batch_size: int) -> dict[str, np.ndarray]:
 
     Args:
       arrays: of one split, the first axis the examples.
-      batch_size: of all devices together; smaller where the split is, and rounded up to a multiple of
-        the devices.
+      batch_size: of all devices on all hosts together; smaller where the split is, and rounded up to
+        a multiple of the devices.
 
     Returns:
-      Arrays of shape [devices, batches, batch / devices, …].
+      This host's part: arrays of shape [devices, batches, batch / all devices, …].
     """
-    devices = parallel.device_count()
+    devices = parallel.all_devices_count()
     size = len(next(iter(arrays.values())))
     batch_size = -(-min(batch_size, size) // devices) * devices
     batches = -(-size // batch_size)
@@ -36,8 +36,9 @@ def padded_batches(arrays: Arrays, batch_size: int) -> dict[str, np.ndarray]:
     rows = np.minimum(np.arange(batches * batch_size), size - 1)
     padded = {name: x[rows] for name, x in arrays.items()}
     padded["weight"] = (np.arange(len(rows)) < size).astype(np.float32)
+    mine = parallel.host_part(batch_size)
     return {
-        name: parallel.split(x.reshape(batches, batch_size, *x.shape[1:]), axis=1)
+        name: parallel.split(x.reshape(batches, batch_size, *x.shape[1:])[:, mine], axis=1)
         for name, x in padded.items()
     }
 

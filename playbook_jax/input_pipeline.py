@@ -2,7 +2,7 @@
 
 The data set is dealt into shards, example i into shard i mod `num_shards`. Shard s goes through its
 examples in the order of `epoch_order(seed, s, epoch)`, epoch after epoch, nothing dropped; batch t
-concatenates each shard's t-th stretch. So batches depend neither on how many devices or hosts share
+concatenates each shard's t-th stretch, of which a host makes those of its own shards. So batches depend neither on how many devices or hosts share
 the work nor on where a run was interrupted, and both sources give the same.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from playbook_jax import parallel
 from playbook_jax.errors import UsageError, unknown
 
 Arrays = Mapping[str, np.ndarray]
@@ -56,23 +57,30 @@ class ShardOrder:
 
 
 def shard_orders(config: ConfigDict, size: int) -> list[ShardOrder]:
-    """Returns the order of each shard of a training set of `size` examples."""
+    """Returns the order of each of this host's shards of a training set of `size` examples."""
     num_shards = num_shards_of(config)
     return [
-        ShardOrder(config.seed, s, num_shards, size, config.batch_size) for s in range(num_shards)
+        ShardOrder(config.seed, s, num_shards, size, config.batch_size)
+        for s in parallel.host_part(num_shards)
     ]
 
 
 def num_shards_of(config: ConfigDict) -> int:
-    """Returns into how many shards the training set is dealt.
+    """Returns into how many shards the training set is dealt; unless told, one a host.
 
     Raises:
-      UsageError: they do not divide the batch.
+      UsageError: they do not divide the batch, or cannot be dealt to the hosts.
     """
-    num_shards = config.dataset.num_shards or 1
+    hosts = parallel.host_count()
+    num_shards = config.dataset.num_shards or hosts
     if num_shards < 1 or config.batch_size % num_shards:
         raise UsageError(
             f"dataset.num_shards {num_shards} does not divide batch_size {config.batch_size}"
+        )
+    if num_shards % hosts:
+        raise UsageError(
+            f"dataset.num_shards {num_shards} cannot be dealt evenly to {hosts} hosts; "
+            f"make it a multiple of {hosts}"
         )
     return num_shards
 

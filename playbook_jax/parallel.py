@@ -17,8 +17,29 @@ AXIS = "batch"
 
 
 def device_count() -> int:
-    """Returns over how many devices a batch is split."""
+    """Returns how many devices this host has."""
     return jax.local_device_count()
+
+
+def all_devices_count() -> int:
+    """Returns over how many devices, those of all hosts, a batch is split."""
+    return jax.device_count()
+
+
+def host_index() -> int:
+    """Returns which host this is; host 0 writes logs and checkpoints."""
+    return jax.process_index()
+
+
+def host_count() -> int:
+    """Returns how many hosts share the work."""
+    return jax.process_count()
+
+
+def host_part(size: int) -> range:
+    """Returns which of `size` equal pieces of work are this host's; the hosts divide `size`."""
+    part = size // host_count()
+    return range(host_index() * part, (host_index() + 1) * part)
 
 
 def on_devices(

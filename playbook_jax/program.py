@@ -180,7 +180,7 @@ def _check_batch_sizes(config: ConfigDict, train_size: int) -> None:
             f"batch_size {config.batch_size} is larger than the training set of "
             f"{train_size} examples"
         )
-    devices = parallel.device_count()
+    devices = parallel.all_devices_count()
     if config.batch_size % devices:
         lower = config.batch_size // devices * devices
         fitting = [str(size) for size in (lower, lower + devices) if 0 < size <= train_size]
