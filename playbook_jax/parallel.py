@@ -42,6 +42,15 @@ def host_part(size: int) -> range:
     return range(host_index() * part, (host_index() + 1) * part)
 
 
+def agree(value: int) -> list[int]:
+    """Returns every host's `value`, in the hosts' order; waits until all of them have come here."""
+    if host_count() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    return np.ravel(multihost_utils.process_allgather(np.int32(value))).tolist()
+
+
 def on_devices(
     function: Callable,
     in_axes: Sequence[int | None],
@@ -103,6 +112,18 @@ def replicate(tree: Any) -> Any:
 def place(split: np.ndarray) -> Any:
     """Returns an array of shape [devices, …] with each part on its device."""
     return _place(split)
+
+
+def of_all_devices(tree: Any) -> Any:
+    """Returns the parts of all devices on all hosts, NumPy arrays [all devices, …]."""
+    local = jax.tree.map(
+        lambda x: np.concatenate([np.asarray(shard.data) for shard in x.addressable_shards]), tree
+    )
+    if host_count() == 1:
+        return local
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(local, tiled=True)
 
 
 def first(tree: Any) -> Any:

@@ -102,6 +102,8 @@ def get(config: ConfigDict) -> Program:
         raise unknown("schedule", config.schedule, schedules.SCHEDULES)
     if config.device_mapping not in parallel.MAPPINGS:
         raise unknown("device_mapping", config.device_mapping, parallel.MAPPINGS)
+    if config.device_mapping != "pmap" and parallel.host_count() > 1:
+        raise UsageError(f"device_mapping {config.device_mapping!r} is for one host; use 'pmap'")
     return _build(config_lib.static_part(config))
 
 
@@ -151,7 +153,7 @@ def _build(static_part: str) -> Program:
         },
         metrics=tuple(metrics),
         init=lambda seed: on_init(np.uint32(seed), devices),
-        run_steps=on_devices(run_steps, (0, 0, 0, 0, None, None, None, None), donate=(0, 1)),
+        run_steps=on_devices(run_steps, (0, 0, 0, 0, None, None, None, None, None), donate=(0, 1)),
         settle=on_devices(_settle, (0,), donate=(0,)),
         evaluate=on_devices(
             evaluation.make_evaluate(workload), (0, 0, 0, None, None, 0), donate=(5,)

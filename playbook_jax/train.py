@@ -12,7 +12,7 @@ import functools
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from playbook_jax import (
     train_step,
     trial,
 )
+from playbook_jax.errors import UsageError
 from playbook_jax.train_step import TrainState
 
 # Done steps, all steps, and a word on how it goes.
@@ -80,9 +81,10 @@ def train(
       UsageError: the config can't be run, or `workdir` is not for it.
     """
     config = validate(config)
-    writer = trial.Writer(workdir, config_lib.to_dict(config))
-    if writer.status["state"] in (trial.COMPLETE, trial.INFEASIBLE):
-        return writer.status
+    writer = _open(workdir, config)
+    status = writer.status
+    if _of_host_0(status["state"] in (trial.COMPLETE, trial.INFEASIBLE)):
+        return status
     try:
         with checkpoints.Checkpoints(
             writer.directory, keep_best=config.checkpoint.keep_best, mode=config.checkpoint.mode
@@ -102,6 +104,25 @@ def train(
         return status
 
 
+def _open(workdir: epath.PathLike, config: ConfigDict) -> trial.Writer:
+    """Opens the trial on every host; host 0 writes, and what it writes the others must see."""
+    writes = parallel.host_index() == 0
+    writer, refusal = None, None
+    for turn in (True, False):
+        if writes == turn:
+            try:
+                writer = trial.Writer(workdir, config_lib.to_dict(config), writes=writes)
+            except UsageError as error:
+                refusal = error
+        if any(parallel.agree(refusal is not None)):
+            raise refusal or UsageError("another host refuses this run; see what it says")
+    return writer
+
+
+def _of_host_0(value: int) -> int:
+    return parallel.agree(value)[0]
+
+
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
@@ -117,7 +138,7 @@ class _Stretch:
       start: the number of completed updates before it.
       end: the number of completed updates after it.
       records: per-step records, the first `end − start` of them.
-      bad_step: the state's `bad_step`.
+      outcome: the last of what `run_steps` returns.
       snapshot: the state, where there is an evaluation or a checkpoint.
       evaluations: metric → its numerator and denominator.
       save: whether a checkpoint is due.
@@ -126,7 +147,7 @@ class _Stretch:
     start: int
     end: int
     records: Any
-    bad_step: Any
+    outcome: Any
     snapshot: TrainState | None
     evaluations: Mapping[str, Any]
     save: bool
@@ -154,6 +175,7 @@ class _Run:
         self._records = self._new_records()
         self._in_flight: collections.deque[Any] = collections.deque()
         self._infeasible: tuple[str, int] | None = None  # the reason and the step
+        self._all_stop = False  # whether some host was asked to stop
         self._clock = _Clock(self._step)
         self._news = self._last_objective = ""
 
@@ -164,6 +186,10 @@ class _Run:
             self._state = self._program.restore(restored[1])
         step = 0 if restored is None else restored[0]
         self._writer.rewind(step)
+        parallel.agree(step)  # the others read what host 0 has cut
+        loss = trial.read_steps(self._writer.directory)[:step, 0]
+        self._first_loss = float(loss[0]) if step else math.nan
+        self._last_losses = collections.deque(loss[-_LAST_STEPS:].tolist(), maxlen=_LAST_STEPS)
         return step
 
     def to_the_end(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -173,9 +199,11 @@ class _Run:
         while self._step < self._total and not self._infeasible:
             boundary = self._next_boundary()
             while self._step < boundary:
-                if should_stop():
+                asked_to_stop = should_stop()
+                if self._all_stop or (asked_to_stop and parallel.host_count() == 1):
                     return self._interrupt(unread)
-                self._send_steps(min(self._config.steps_per_call, boundary - self._step))
+                num_steps = min(self._config.steps_per_call, boundary - self._step)
+                self._send_steps(num_steps, asked_to_stop)
                 if unread:  # only now, with the devices busy again
                     self._read(unread)
                     unread = None
@@ -196,22 +224,23 @@ class _Run:
     def _new_records(self) -> Any:
         return parallel.replicate(train_step.new_records(self._config.log_every_steps))
 
-    def _send_steps(self, num_steps: int) -> None:
+    def _send_steps(self, num_steps: int, asked_to_stop: bool) -> None:
         """Sends the next steps to the devices, which may be busy with earlier ones."""
         feed = self._clock.input(lambda: self._source.feed(self._step, num_steps))
         pad = functools.partial(_pad, length=self._config.steps_per_call)
-        self._state, self._records, bad_step = self._program.run_steps(
+        self._state, self._records, outcome = self._program.run_steps(
             self._state,
             self._records,
             self._program.resident,
             jax.tree.map(lambda x: parallel.split(pad(x), axis=1), feed),
             np.int32(self._step - self._stretch_start),
             np.int32(num_steps),
+            np.int32(asked_to_stop),
             self._hparams,
             self._max_train_steps,
         )
         self._step += num_steps
-        self._in_flight.append(bad_step)
+        self._in_flight.append(outcome)
         if len(self._in_flight) > _CALLS_IN_FLIGHT:
             self._in_flight.popleft().block_until_ready()
 
@@ -225,15 +254,16 @@ class _Run:
             self._state, snapshot, variants = self._program.settle(self._state)
         if evaluate:
             evaluations = self._program.start_evaluations(variants, self._hparams)
-        records, bad_step = self._records, self._in_flight[-1]
+        records, outcome = self._records, self._in_flight[-1]
         start, self._stretch_start = self._stretch_start, self._step
         self._records = self._new_records()
-        return _Stretch(start, self._step, records, bad_step, snapshot, evaluations, save)
+        return _Stretch(start, self._step, records, outcome, snapshot, evaluations, save)
 
     def _read(self, stretch: _Stretch) -> None:
         """Writes down what a stretch has left: records first, then metrics, then checkpoints."""
         records = parallel.first(stretch.records)[: stretch.end - stretch.start]
-        bad_step = int(parallel.first(stretch.bad_step))
+        bad_step, votes_to_stop = parallel.first(stretch.outcome).tolist()
+        self._all_stop |= votes_to_stop > 0
         if bad_step >= 0:
             records = records[: bad_step - stretch.start + 1]
             self._infeasible = (_why_bad(records[-1], self._hparams), bad_step)
@@ -247,6 +277,8 @@ class _Run:
         if self._clock.status_is_due():
             self._write_status(trial.RUNNING, stretch.end)
         if len(records):
+            self._first_loss = float(records[0][0]) if stretch.start == 0 else self._first_loss
+            self._last_losses.extend(records[:, 0].tolist())
             self._news = f"loss {records[-1][0]:.4g}"
         self._progress(stretch.end, self._total, f"{self._news}{self._last_objective}")
 
@@ -283,7 +315,8 @@ class _Run:
         """Chooses the best evaluation, now that all are made, and writes the summary."""
         self._checkpoints.wait()
         if not self._infeasible:
-            self._infeasible = _ended_above_its_beginning(self._writer)
+            reason = _ended_above_its_beginning(self._first_loss, self._last_losses)
+            self._infeasible = (reason, self._step) if reason else None
         if self._infeasible:
             reason, step = self._infeasible
             status = trial.new_status(trial.INFEASIBLE, f"{reason} (step {step})", step)
@@ -358,9 +391,9 @@ def _why_bad(record: np.ndarray, hparams: Mapping[str, Any]) -> str:
     )
 
 
-def _ended_above_its_beginning(writer: trial.Writer) -> tuple[str, int] | None:
-    loss = trial.read_steps(writer.directory)[:, 0]
-    end = float(np.mean(loss[-_LAST_STEPS:]))
-    if len(loss) > 1 and loss[0] > 0 and end > _LOSS_MARGIN * loss[0]:
-        return f"training loss ends at {end:.4g}, above the {loss[0]:.4g} of step 0", len(loss)
-    return None
+def _ended_above_its_beginning(first: float, last: Sequence[float]) -> str:
+    """Returns why a training loss that never was bad condemns its run after all, or ""."""
+    end = float(np.mean(last))
+    if len(last) > 1 and first > 0 and end > _LOSS_MARGIN * first:
+        return f"training loss ends at {end:.4g}, above the {first:.4g} of step 0"
+    return ""

@@ -207,8 +207,9 @@ def make_run_steps(
     Its arguments: state; records, a float32 buffer [rows, len(STEP_COLUMNS)]; resident, whatever of
     the data set lies on the device; feed, the input of the steps, first axis `steps_per_call`; row,
     where in `records` to go on writing; num_steps (at most `steps_per_call`; traced, so any number
-    costs no compilation and gives the same bits); hparams; max_train_steps. It returns state,
-    records, and a small array by which the host can tell that the call is finished.
+    costs no compilation and gives the same bits); stop, 1 where this host is asked to stop; hparams;
+    max_train_steps. It returns state, records, and int32 [2]: the state's `bad_step`, and how many
+    devices' hosts are asked to stop (so all hosts learn it after the same step).
 
     Args:
       workload: the model.
@@ -226,6 +227,7 @@ def make_run_steps(
         feed: Any,
         row: Any,
         num_steps: Any,
+        stop: Any,
         hparams: Mapping[str, Any],
         max_train_steps: Any,
     ) -> tuple[TrainState, Any, Any]:
@@ -240,7 +242,7 @@ def make_run_steps(
             state, records = body(0, (state, records))
         else:
             state, records = jax.lax.fori_loop(0, num_steps, body, (state, records))
-        return state, records, state.bad_step
+        return state, records, jnp.stack([state.bad_step, jax.lax.psum(stop, AXIS)])
 
     return run_steps
 

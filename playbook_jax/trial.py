@@ -180,12 +180,16 @@ def new_status(state: str = PENDING, reason: str = "", step: int = 0) -> dict[st
 class Writer:
     """Writes one trial directory; `train.py` is its only caller."""
 
-    def __init__(self, directory: epath.PathLike, config: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: epath.PathLike, config: dict[str, Any], *, writes: bool = True
+    ) -> None:
         """Opens a new trial directory, or one that an earlier run of the same config left.
 
         Args:
           directory: the workdir; made if it does not exist.
           config: the resolved config as `config.to_dict` gives it.
+          writes: False on all hosts but one, where the other methods then do nothing; that one must
+            have opened the directory before.
 
         Raises:
           UsageError: the directory can't be written, holds other files, or another config's trial.
@@ -193,6 +197,7 @@ class Writer:
         from playbook_jax import config as config_lib
 
         self.directory = epath.Path(directory)
+        self._writes = writes
         existing = read_json(self.directory / "config.json")
         if existing is not None:
             changed = config_lib.differences(existing, config)
@@ -202,6 +207,13 @@ class Writer:
                     f"{directory} belongs to another config ({shown}); "
                     "use another --workdir, or the same config to resume"
                 )
+        if not writes:
+            if existing is None:
+                raise UsageError(
+                    f"host 0 writes to {directory}, and this host does not see it; "
+                    "--workdir must be a directory that all hosts share"
+                )
+            return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             foreign = [p.name for p in self.directory.iterdir() if not p.name.startswith(".")]
@@ -225,20 +237,25 @@ class Writer:
 
     def write(self, name: str, value: Any) -> None:
         """Writes one of the JSON files (`provenance.json`, `status.json`, `summary.json`)."""
-        write_json(self.directory / name, value)
+        if self._writes:
+            write_json(self.directory / name, value)
 
     def append_steps(self, records: np.ndarray) -> None:
         """Appends per-step records, float32 [rows, len(STEP_COLUMNS)]."""
-        with (self.directory / "steps.f32").open("ab") as file:
-            file.write(np.ascontiguousarray(records, "<f4").tobytes())
+        if self._writes:
+            with (self.directory / "steps.f32").open("ab") as file:
+                file.write(np.ascontiguousarray(records, "<f4").tobytes())
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Appends a line to `metrics.jsonl` or `timing.jsonl`."""
-        with (self.directory / name).open("a") as file:
-            file.write(json.dumps(strict(row), allow_nan=False) + "\n")
+        if self._writes:
+            with (self.directory / name).open("a") as file:
+                file.write(json.dumps(strict(row), allow_nan=False) + "\n")
 
     def rewind(self, step: int) -> None:
         """Cuts everything after `step`, and torn last lines: where a run goes on from a checkpoint."""
+        if not self._writes:
+            return
         steps = self.directory / "steps.f32"
         if steps.exists():
             data = steps.read_bytes()
