@@ -2,8 +2,8 @@
 
     scripts/launch_study.py --config=configs/studies/digits_mlp.py --workdir=/tmp/study
 
-20 trials of 1,000 steps: a few seconds on two CPU cores. The best trial is expected to reach about
-2 % validation error, and the trials with the highest learning rates to end INFEASIBLE.
+20 trials of 1,000 steps: under ten seconds on two CPU cores. The best trials end below 2 % validation
+error (of 300 examples), and the four with the highest learning rates diverge: INFEASIBLE.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     # width, joins as scientific. Bounds are in the hyperparameter's own units.
     config.nuisance = {
         # So wide that the highest rates diverge: the report then shows where.
-        "hparams.learning_rate": {"scale": "log", "low": 1e-3, "high": 10.0},
+        "hparams.learning_rate": {"scale": "log", "low": 1e-2, "high": 100.0},
         "hparams.momentum": {"scale": "one_minus_log", "low": 0.5, "high": 0.99},
         "hparams.weight_decay": {"scale": "log", "low": 1e-6, "high": 1e-2},
         "hparams.clip_norm": {"scale": "log", "low": 0.1, "high": 10.0},

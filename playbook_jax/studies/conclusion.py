@@ -14,6 +14,7 @@ from playbook_jax.studies.directory import Status, StudyDirectory, Trials
 from playbook_jax.studies.specification import Specification
 
 REPORT_MODULE = "playbook_jax.analysis.report"
+_SHOWN_FAILURES = 3
 
 
 def conclude(
@@ -78,9 +79,11 @@ def _print_counts(name: str, statuses: Mapping[int, Status]) -> None:
     states = [status["state"] for status in statuses.values()]
     counts = ", ".join(f"{states.count(s)} {s}" for s in trial_lib.FINISHED if s in states)
     print(f"{name}: {len(states)} trials, {counts}")
-    for trial, status in statuses.items():
-        if status["state"] == trial_lib.FAILED:
-            print(f"  trial {trial} FAILED: {status['reason']}")
+    failed = [trial for trial, status in statuses.items() if status["state"] == trial_lib.FAILED]
+    for trial in failed[:_SHOWN_FAILURES]:
+        print(f"  trial {trial} FAILED: {statuses[trial]['reason']}")
+    if len(failed) > _SHOWN_FAILURES:
+        print(f"  … and {len(failed) - _SHOWN_FAILURES} more; study.csv has the reasons")
 
 
 def _print_best(trial: int, text: str, parameters: Mapping[str, object]) -> None:

@@ -183,6 +183,8 @@ class Pool:
     def close(self) -> None:
         """Ends all workers."""
         for worker in self._workers.values():
+            worker.hang_up()
+        for worker in self._workers.values():
             self._selector.unregister(worker.answers)
             worker.close()
         self._workers = {}

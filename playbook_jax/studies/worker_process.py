@@ -72,10 +72,14 @@ class WorkerProcess:
         *lines, self._text = (self._text + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def close(self) -> str:
-        """Ends the process, which saves nothing; returns how it ended, in words."""
+    def hang_up(self) -> None:
+        """Lets the process end, which saves nothing, without waiting for it."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+    def close(self) -> str:
+        """Ends the process; returns how it ended, in words."""
+        self.hang_up()
         os.close(self.answers)
         try:
             code = self._process.wait(_PATIENCE_SECONDS)
