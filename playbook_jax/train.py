@@ -10,9 +10,8 @@ import collections
 import dataclasses
 import functools
 import math
-import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +21,9 @@ from ml_collections import ConfigDict
 
 from playbook_jax import (
     checkpoints,
+    clock,
     config as config_lib,
+    divergence,
     input_pipeline,
     parallel,
     program as program_lib,
@@ -39,10 +40,6 @@ Progress = Callable[[int, int, str], None]
 # Calls of the device that may be unfinished. Enough that it never waits; on several virtual CPU
 # devices, more than 16 abort the process.
 _CALLS_IN_FLIGHT = 8
-# The training loss must not end above where it began. Its end is the mean over some steps, and a
-# tenth is granted, so that the noise of the batches condemns no run that merely learned nothing.
-_LAST_STEPS, _LOSS_MARGIN = 20, 1.1
-_STATUS_SECONDS = 1.0  # between updates of `status.json` while the run goes on
 
 
 def validate(config: ConfigDict) -> ConfigDict:
@@ -176,7 +173,7 @@ class _Run:
         self._in_flight: collections.deque[Any] = collections.deque()
         self._infeasible: tuple[str, int] | None = None  # the reason and the step
         self._all_stop = False  # whether some host was asked to stop
-        self._clock = _Clock(self._step)
+        self._clock = clock.Clock(self._step)
         self._news = self._last_objective = ""
 
     def _restore(self) -> int:
@@ -189,7 +186,9 @@ class _Run:
         parallel.agree(step)  # the others read what host 0 has cut
         loss = trial.read_steps(self._writer.directory)[:step, 0]
         self._first_loss = float(loss[0]) if step else math.nan
-        self._last_losses = collections.deque(loss[-_LAST_STEPS:].tolist(), maxlen=_LAST_STEPS)
+        self._last_losses = collections.deque(
+            loss[-divergence.LAST_STEPS :].tolist(), maxlen=divergence.LAST_STEPS
+        )
         return step
 
     def to_the_end(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -266,7 +265,7 @@ class _Run:
         self._all_stop |= votes_to_stop > 0
         if bad_step >= 0:
             records = records[: bad_step - stretch.start + 1]
-            self._infeasible = (_why_bad(records[-1], self._hparams), bad_step)
+            self._infeasible = (divergence.why_bad(records[-1], self._hparams), bad_step)
         self._writer.append_steps(records)
         if not self._infeasible and stretch.evaluations:
             self._read_evaluations(stretch)
@@ -315,7 +314,7 @@ class _Run:
         """Chooses the best evaluation, now that all are made, and writes the summary."""
         self._checkpoints.wait()
         if not self._infeasible:
-            reason = _ended_above_its_beginning(self._first_loss, self._last_losses)
+            reason = divergence.ended_above_its_beginning(self._first_loss, self._last_losses)
             self._infeasible = (reason, self._step) if reason else None
         if self._infeasible:
             reason, step = self._infeasible
@@ -339,61 +338,8 @@ class _Run:
         return status
 
 
-class _Clock:
-    """Measures the run; whatever depends on it goes into `timing.jsonl` alone."""
-
-    def __init__(self, step: int) -> None:
-        self._start = self._row_time = self._status_time = time.monotonic()
-        self._row_step = step
-        self._input_seconds = 0.0
-
-    def input(self, feed: Callable[[], Any]) -> Any:
-        start = time.monotonic()
-        result = feed()
-        self._input_seconds += time.monotonic() - start
-        return result
-
-    def row(self, step: int) -> dict[str, Any]:
-        now = time.monotonic()
-        seconds = max(now - self._row_time, 1e-9)
-        row = {
-            "step": step,
-            "seconds": round(now - self._start, 4),
-            "steps_per_second": round((step - self._row_step) / seconds, 2),
-            "input_wait": round(self._input_seconds / seconds, 4),
-        }
-        self._row_time, self._row_step, self._input_seconds = now, step, 0.0
-        return row
-
-    def status_is_due(self) -> bool:
-        now = time.monotonic()
-        due = now - self._status_time > _STATUS_SECONDS
-        if due:
-            self._status_time = now
-        return due
-
-
 def _pad(x: np.ndarray, length: int) -> np.ndarray:
     """Returns `x` with zeros behind, so that every call of the device has the same shapes."""
     if len(x) == length:
         return x
     return np.concatenate([x, np.zeros((length - len(x), *x.shape[1:]), x.dtype)])
-
-
-def _why_bad(record: np.ndarray, hparams: Mapping[str, Any]) -> str:
-    """Returns the reason for which the compiled step called the step of this record bad."""
-    for name, value in zip(trial.STEP_COLUMNS[:3], record, strict=False):
-        if not math.isfinite(value):
-            return f"{name} is {value}".replace("_", " ")
-    factor = float(hparams["divergence_factor"])
-    return (
-        f"loss above {factor:g} times that of step 0 for {train_step.HIGH_LOSS_STEPS} steps on end"
-    )
-
-
-def _ended_above_its_beginning(first: float, last: Sequence[float]) -> str:
-    """Returns why a training loss that never was bad condemns its run after all, or ""."""
-    end = float(np.mean(last))
-    if len(last) > 1 and first > 0 and end > _LOSS_MARGIN * first:
-        return f"training loss ends at {end:.4g}, above the {first:.4g} of step 0"
-    return ""

@@ -13,14 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from playbook_jax import optimizers, schedules
+from playbook_jax import divergence, optimizers, schedules
 from playbook_jax.parallel import AXIS
 from playbook_jax.trial import STEP_COLUMNS
 from playbook_jax.workload import Workload
-
-# A loss this many steps on end above `divergence_factor` times that of step 0 has diverged; good
-# runs at high learning rates also spike, but come back sooner.
-HIGH_LOSS_STEPS = 20
 
 
 @jax.tree_util.register_dataclass
@@ -125,7 +121,9 @@ def make_update(
         )
         if state.polyak:
             advanced = _with_polyak(advanced, hparams["polyak_decay"])
-        state = _unless_bad(state, advanced, loss, norm + update_norm, hparams["divergence_factor"])
+        state = divergence.unless_bad(
+            state, advanced, loss, norm + update_norm, hparams["divergence_factor"]
+        )
         return state, jnp.stack([jnp.asarray(x, jnp.float32) for x in record])
 
     return update
@@ -173,26 +171,6 @@ def polyak_average(polyak: Mapping[str, Any]) -> dict[str, Any]:
     weight = jnp.maximum(polyak["weight"], jnp.finfo(jnp.float32).tiny)
     averaged = {"params": polyak["params"], "batch_stats": polyak["batch_stats"]}
     return jax.tree.map(lambda x: (x / weight).astype(x.dtype), averaged)
-
-
-def _unless_bad(
-    state: TrainState, advanced: TrainState, loss: Any, norms: Any, divergence_factor: Any
-) -> TrainState:
-    """Returns `advanced` after a good step, and `state` with `bad_step` set after a bad one."""
-    first_loss = jnp.where(state.step == 0, loss, state.first_loss).astype(jnp.float32)
-    # Losses that may be negative (log densities) have no meaningful multiple.
-    watched = (divergence_factor > 0) & (first_loss > 0)
-    high = watched & (loss > divergence_factor * first_loss)
-    high_loss_steps = jnp.where(high, state.high_loss_steps + 1, 0)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norms)
-    good = (state.bad_step < 0) & finite & (high_loss_steps < HIGH_LOSS_STEPS)
-    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), advanced, state)
-    return dataclasses.replace(
-        kept,
-        first_loss=first_loss,
-        high_loss_steps=high_loss_steps,
-        bad_step=jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step),
-    )
 
 
 def make_run_steps(

@@ -10,6 +10,7 @@ import pytest
 from playbook_jax import (
     checkpoints,
     config as config_lib,
+    divergence,
     input_pipeline,
     program as program_lib,
     train,
@@ -315,7 +316,7 @@ def test_a_loss_that_stays_high_is_divergence_and_a_spike_is_not():
     assert np.isfinite(records).all()
     first_high = int(np.argmax(records[:, 0] > 20 * records[0, 0]))
     assert first_high == 9
-    assert int(state.bad_step) == first_high + train_step.HIGH_LOSS_STEPS - 1
+    assert int(state.bad_step) == first_high + divergence.HIGH_LOSS_STEPS - 1
     assert float(state.params["x"]) == pytest.approx(1.2**28 * (1 if 28 % 2 == 0 else -1), rel=1e-4)
     assert int(state.step) == 28
     # One step short of that it is a spike, which good runs have too.
@@ -335,9 +336,11 @@ def test_the_state_stays_as_it_was_before_a_bad_step():
 
 @pytest.mark.playbook("rising-training-loss")
 def test_a_training_loss_that_ends_above_its_beginning_is_infeasible():
-    assert train._ended_above_its_beginning(1.0, [1.05] * 20) == ""  # noise of the batches
-    assert "ends at 1.2, above the 1 of step 0" in train._ended_above_its_beginning(1.0, [1.2] * 20)
-    assert train._ended_above_its_beginning(-3.0, [-2.0] * 20) == ""  # a log density
+    assert divergence.ended_above_its_beginning(1.0, [1.05] * 20) == ""  # noise of the batches
+    assert "ends at 1.2, above the 1 of step 0" in divergence.ended_above_its_beginning(
+        1.0, [1.2] * 20
+    )
+    assert divergence.ended_above_its_beginning(-3.0, [-2.0] * 20) == ""  # a log density
 
 
 @pytest.mark.playbook("traced-hyperparameters", "clip-threshold-can-be-tuned")

@@ -1,0 +1,74 @@
+"""Divergence: what makes a run infeasible, in the compiled step and at the run's end.
+
+A step is bad if its loss, gradient norm or update norm is not finite, or if the loss has stayed far above
+where it began. From a bad step on the state stays as it was before it, so that nothing bad is ever saved
+or ranked (playbook, "Extracting insight from experimental results": infeasible trials).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from playbook_jax.trial import STEP_COLUMNS
+
+# A loss this many steps on end above `divergence_factor` times that of step 0 has diverged; good
+# runs at high learning rates also spike, but come back sooner.
+HIGH_LOSS_STEPS = 20
+# The training loss must not end above where it began. Its end is the mean over some steps, and a
+# tenth is granted, so that the noise of the batches condemns no run that merely learned nothing.
+LAST_STEPS, _LOSS_MARGIN = 20, 1.1
+
+
+def unless_bad(state: Any, advanced: Any, loss: Any, norms: Any, divergence_factor: Any) -> Any:
+    """Returns `advanced` after a good step, and `state` with `bad_step` set after a bad one.
+
+    Runs inside the compiled step.
+
+    Args:
+      state: a `train_step.TrainState` before the step.
+      advanced: the same after it.
+      loss: the step's loss.
+      norms: the sum of the norms that must be finite too.
+      divergence_factor: see HIGH_LOSS_STEPS; 0 is off.
+    """
+    first_loss = jnp.where(state.step == 0, loss, state.first_loss).astype(jnp.float32)
+    # Losses that may be negative (log densities) have no meaningful multiple.
+    watched = (divergence_factor > 0) & (first_loss > 0)
+    high = watched & (loss > divergence_factor * first_loss)
+    high_loss_steps = jnp.where(high, state.high_loss_steps + 1, 0)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norms)
+    good = (state.bad_step < 0) & finite & (high_loss_steps < HIGH_LOSS_STEPS)
+    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), advanced, state)
+    return dataclasses.replace(
+        kept,
+        first_loss=first_loss,
+        high_loss_steps=high_loss_steps,
+        bad_step=jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step),
+    )
+
+
+def why_bad(record: np.ndarray, hparams: Mapping[str, Any]) -> str:
+    """Returns the reason for which the compiled step called the step of this record bad."""
+    for name, value in zip(STEP_COLUMNS[:3], record, strict=False):
+        if not math.isfinite(value):
+            return f"{name} is {value}".replace("_", " ")
+    factor = float(hparams["divergence_factor"])
+    return f"loss above {factor:g} times that of step 0 for {HIGH_LOSS_STEPS} steps on end"
+
+
+def ended_above_its_beginning(first: float, last: Sequence[float]) -> str:
+    """Returns why a training loss that never was bad condemns its run after all, or "".
+
+    Args:
+      first: the loss of step 0.
+      last: the losses of the last LAST_STEPS steps.
+    """
+    end = float(np.mean(last))
+    if len(last) > 1 and first > 0 and end > _LOSS_MARGIN * first:
+        return f"training loss ends at {end:.4g}, above the {first:.4g} of step 0"
+    return ""
