@@ -4,12 +4,9 @@ Non-adaptive by design: all points are known and on disk before the first trial 
 run at once does not change the study (playbook, "Why use quasi-random search").
 """
 
-import contextlib
-import importlib
 import os
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,7 +147,6 @@ class _Run:
         }
 
     def _run_trials(self, waiting: Trials) -> bool:
-        threading.Thread(target=_import_report, daemon=True).start()
         self._steps = {
             t["trial"]: specification_lib.total_steps(
                 self._specification.base_config, t["parameters"]
@@ -226,9 +222,3 @@ class _Run:
 
 def _finished(status: Status) -> bool:
     return status["state"] in trial_lib.FINISHED
-
-
-def _import_report() -> None:
-    """Imports what the report needs, in a thread, while the trials run."""
-    with contextlib.suppress(Exception):  # `conclude` imports it again, and tells
-        importlib.import_module(conclusion.REPORT_MODULE)
