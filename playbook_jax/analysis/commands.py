@@ -1,0 +1,81 @@
+"""The exact commands that a report ends with: the best trial again, and what to type next."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.findings import Finding, to_do
+from playbook_jax.analysis.study import Study
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command line and what it is for."""
+
+    purpose: str
+    line: str
+
+
+def commands(study: Study, findings: list[Finding]) -> list[Command]:
+    """Returns the commands that follow from a study, to be run in the checkout."""
+    shown = display_path(study)
+    found = []
+    if study.unfinished:
+        number = numerals.plural(len(study.unfinished), "trial")
+        found.append(Command(f"Continue the study: {number} to go.", _launch(study, shown)))
+    if study.best is not None:
+        number = study.best.number
+        found.append(Command(f"Train the best trial, {number}, again.", reproduce(study, number)))
+    if to_do(findings):
+        found.append(
+            Command(
+                "Change the study's config as the findings say, and launch it as a new study.",
+                _launch(study, f"{shown}_2"),
+            )
+        )
+    if not study.unfinished and study.ranked:
+        found.append(
+            Command(
+                "Add trials to this study: raise num_trials in its config, then go on. The trials that "
+                "exist stay as they are.",
+                _launch(study, shown),
+            )
+        )
+    found.append(
+        Command("Write this report anew.", shlex.join(["scripts/analyze.py", f"--study={shown}"]))
+    )
+    return found
+
+
+def reproduce(study: Study, number: int) -> str:
+    """Returns the command that trains a trial again, with as many threads: other numbers, other bits."""
+    shown = display_path(study)
+    directory = study.directory / "trials" / f"{number:03d}"
+    config = "best_config.py"
+    if not (study.directory / config).exists():
+        config = f"trials/{number:03d}/config.json"
+    words = ["scripts/train.py", f"--config={shown}/{config}", f"--workdir={shown}_best"]
+    threads = trial_lib.Trial(directory, {}, {}).provenance.get("threads")
+    if isinstance(threads, int):
+        words.append(f"--cores={threads}")
+    return shlex.join(words)
+
+
+def display_path(study: Study) -> str:
+    """Returns the study's directory as one types it in the checkout: relative if it lies there."""
+    text = str(study.directory)
+    if "://" in text:
+        return text.rstrip("/")
+    path = Path(text).resolve()
+    return str(path.relative_to(_CHECKOUT) if path.is_relative_to(_CHECKOUT) else path)
+
+
+def _launch(study: Study, workdir: str) -> str:
+    config = f"configs/studies/{study.name}.py"
+    if not (_CHECKOUT / config).is_file():
+        config = "YOUR_STUDY.py"
+    return shlex.join(["scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}"])

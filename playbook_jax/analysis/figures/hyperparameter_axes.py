@@ -1,0 +1,210 @@
+"""Basic hyperparameter axis plots: the objective against each hyperparameter that varies.
+
+Source: playbook, "Identifying bad search space boundaries", Figure 1.
+"""
+
+import math
+
+import numpy as np
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import axes, numerals, objective_axis, svg
+from playbook_jax.analysis.axes import Axis
+from playbook_jax.analysis.figures import Figure, Group
+from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.analysis.objective_axis import ObjectiveAxis
+from playbook_jax.analysis.panel import Panel
+from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.studies.search_space import Range
+
+ORDER = 10
+STRIP = 24  # height of the strip that holds the infeasible trials
+JITTER = 0.56  # how much of a listed value's width its trials spread over
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def draw(study: Study) -> Group | None:
+    """Returns a plot for each hyperparameter that varies."""
+    figures = tuple(_plot(study, h) for h in study.hyperparameters)
+    if not figures:
+        return None
+    return Group(
+        "hyperparameter-axes",
+        "Hyperparameter axes",
+        "Each point is a trial, at the best value it reached in training. Good search spaces have the "
+        "stars away from the bounds, which are the dashed lines.",
+        figures,
+        ("leaders", "complete", "infeasible"),
+    )
+
+
+def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
+    complete, infeasible = study.ranked, study.of_state(trial_lib.INFEASIBLE)
+    values = np.array([trial.objective for trial in complete])
+    shown = objective_axis.objectives(
+        study.metric, values if len(values) else np.array([0.1, 1.0]), study.maximize
+    )
+    panel = Panel(
+        x_axis(hyperparameter),
+        shown.axis,
+        above=0 if study.maximize else STRIP,
+        below=STRIP if study.maximize else 0,
+    )
+    parts = [*_bounds(panel, hyperparameter), *panel.frame()]
+    parts += _infeasible(panel, study, hyperparameter, infeasible)
+    marks, beyond = _complete(panel, study, hyperparameter, complete, shown)
+    if not complete:
+        middle = (panel.left + panel.end) / 2
+        parts.append(svg.text(middle, float(panel.at(0.5)), "no complete trial yet", "empty"))
+    label = f"{shown.axis.label} against {hyperparameter.label}, a point a trial"
+    figure_id = f"axis-{hyperparameter.name}"
+    return Figure(
+        figure_id,
+        hyperparameter.label,
+        f"{hyperparameter.role}, {describe(hyperparameter)}",
+        svg.picture(panel.width, panel.height, label, parts + marks, f"svg-{figure_id}"),
+        _note(study, hyperparameter, beyond, shown),
+    )
+
+
+def describe(hyperparameter: Hyperparameter) -> str:
+    """Returns a search space in words: "0.001 to 10, log"."""
+    space = hyperparameter.space
+    if not isinstance(space, Range):
+        return numerals.plural(len(space.values), "value")
+    whole = ", whole numbers" if space.type == "int" else ""
+    low, high = numerals.value(space.low), numerals.value(space.high)
+    scale = f"log in 1 − {hyperparameter.label}" if space.scale == "one_minus_log" else space.scale
+    return f"{low} to {high}, {scale}{whole}"
+
+
+def x_axis(hyperparameter: Hyperparameter) -> Axis:
+    """Returns the axis of a hyperparameter in its own scale; it takes `_x` of the values."""
+    space, label = hyperparameter.space, hyperparameter.label
+    if not isinstance(space, Range):
+        return axes.levels([numerals.value(level) for level in hyperparameter.levels], label)
+    if space.scale == "log":
+        return axes.padded(axes.log(space.low, space.high, label))
+    if space.scale == "one_minus_log":
+        return axes.padded(axes.log(1 - space.high, 1 - space.low, f"1 − {label}"))
+    return axes.padded(axes.linear(space.low, space.high, label))
+
+
+def _x(hyperparameter: Hyperparameter, trial: Trial) -> float:
+    """Returns what the axis takes for a trial, NaN where the trial lacks the hyperparameter."""
+    value = trial.parameters.get(hyperparameter.name)
+    if not isinstance(hyperparameter.space, Range):
+        names = [numerals.value(level) for level in hyperparameter.levels]
+        if value is None or numerals.value(value) not in names:
+            return math.nan
+        return names.index(numerals.value(value)) + JITTER * (
+            (trial.number + 1) * _GOLDEN % 1 - 0.5
+        )
+    if math.isnan(hyperparameter.unit(value)):
+        return math.nan
+    return 1 - value if hyperparameter.space.scale == "one_minus_log" else value
+
+
+def _bounds(panel: Panel, hyperparameter: Hyperparameter) -> list[str]:
+    """Returns the search space's bounds, with what lies outside shaded."""
+    space = hyperparameter.space
+    if not isinstance(space, Range):
+        return []
+    ends = np.array([space.low, space.high], float)
+    ends = 1 - ends if space.scale == "one_minus_log" else ends
+    low, high = np.sort(panel.across(ends))
+    parts = []
+    for x, start, end in ((low, panel.left, low), (high, high, panel.end)):
+        parts.append(
+            svg.element(
+                "rect",
+                class_="outside",
+                x=float(start),
+                y=float(panel.top),
+                width=float(end - start),
+                height=float(panel.base - panel.top),
+            )
+        )
+        parts.append(svg.line(x, panel.top, x, panel.base, "bound"))
+    return parts
+
+
+def _infeasible(
+    panel: Panel, study: Study, hyperparameter: Hyperparameter, infeasible: list[Trial]
+) -> list[str]:
+    """Returns the crosses in their strip at the worse end of the vertical axis."""
+    y = panel.base - STRIP / 2 if study.maximize else panel.top + STRIP / 2
+    border = panel.base - STRIP if study.maximize else panel.top + STRIP
+    parts = [
+        svg.line(panel.left, border, panel.end, border, "bound"),
+        svg.text(panel.left - 7, y + 3.7, "infeasible", "tick end bad"),
+    ]
+    for trial in infeasible:
+        x = _x(hyperparameter, trial)
+        if math.isfinite(x):
+            parts.append(svg.mark("cross", float(panel.across(x)), y, trial.number, "x"))
+    return parts
+
+
+def _complete(
+    panel: Panel,
+    study: Study,
+    hyperparameter: Hyperparameter,
+    complete: list[Trial],
+    shown: ObjectiveAxis,
+) -> tuple[list[str], list[Trial]]:
+    """Returns the marks of the complete trials, the best on top, and the trials beyond the axis."""
+    leaders = {trial.number: rank for rank, trial in enumerate(study.leaders, 1)}
+    radius = 4.2 if len(complete) <= 60 else 3.2 if len(complete) <= 300 else 2.4
+    marks, stars, beyond = [], [], []
+    for trial in complete:
+        x = _x(hyperparameter, trial)
+        if not math.isfinite(x):
+            continue
+        across, worse = float(panel.across(x)), trial.objective > shown.high
+        if study.maximize:
+            worse = trial.objective < shown.low
+        if worse:
+            beyond.append(trial)
+            kind, y = (
+                ("down", float(panel.at(0)) - 4)
+                if study.maximize
+                else ("up", float(panel.at(1)) + 6)
+            )
+            marks.append(svg.mark(kind, across, y, trial.number, "far"))
+        elif trial.number in leaders:
+            stars.append((across, float(panel.up(trial.objective)), trial, leaders[trial.number]))
+        else:
+            marks.append(svg.dot(across, float(panel.up(trial.objective)), radius, trial.number))
+    dots = svg.element("g", "".join(marks), class_="dots") if marks else ""
+    return [dots, *_stars(panel, stars)], beyond
+
+
+def _stars(panel: Panel, stars: list[tuple[float, float, Trial, int]]) -> list[str]:
+    """Returns the best trials' stars, the best on top, and their numbers beside them."""
+    parts = [svg.star(x, y, f"star rank{rank}", trial=t.number) for x, y, t, rank in stars[::-1]]
+    taken = [(x, y) for x, y, _, _ in stars]
+    for x, y, trial, rank in stars:
+        at_x, at_y = svg.free_place(x, y, taken, panel.end)
+        taken.append((at_x, at_y))
+        class_ = f"label middle rank{rank}"
+        parts.append(svg.text(at_x, at_y + 4, str(trial.number), class_, data_t=trial.number))
+    return parts
+
+
+def _note(
+    study: Study, hyperparameter: Hyperparameter, beyond: list[Trial], shown: ObjectiveAxis
+) -> str:
+    notes = []
+    if beyond:
+        end = shown.low if study.maximize else shown.high
+        where = "below" if study.maximize else "above"
+        notes.append(
+            f"{numerals.plural(len(beyond), 'complete trial')} {where} "
+            f"{numerals.metric(study.metric, end)} {'is' if len(beyond) == 1 else 'are'} drawn as "
+            f"{'an arrow' if len(beyond) == 1 else 'arrows'}."
+        )
+    without = [t for t in study.trials if hyperparameter.name not in t.parameters]
+    if without:
+        notes.append(f"{numerals.plural(len(without), 'trial')} without this hyperparameter.")
+    return " ".join(notes)

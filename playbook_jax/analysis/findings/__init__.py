@@ -1,0 +1,64 @@
+"""Findings: what a study shows, one small file a check.
+
+A check is a module of this package with
+
+    ORDER = 20                                     where it comes in a report
+    def check(study: Study) -> list[Finding]: …    at least one finding, whatever the study is
+
+and is found by listing the package, so adding one is adding a file. Checks are pure functions of a
+`Study`. Each threshold is a named constant with its source or its reason beside it.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+
+from playbook_jax.analysis.study import Study
+
+FINE, LOOK, ACT, CANNOT_TELL = VERDICTS = ("fine", "look", "act", "cannot tell")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One answer to one of the playbook's questions about a study. All text is plain text.
+
+    Attributes:
+      question: what was asked.
+      verdict: one of VERDICTS.
+      answer: the answer, in one line; for CANNOT_TELL, why not.
+      evidence: the numbers behind it, naming trials.
+      action: what to do next, as an imperative sentence; empty where there is nothing to do.
+      advice: what the playbook says about it, in our words.
+      section: the title of the playbook's section that says so.
+      open_question: what of this the playbook itself calls speculative or open; empty for nothing.
+      trials: the trials it rests on.
+      figures: the ids of the figures that show it.
+      playbook: the ids of the rows of playbook.toml that it answers.
+    """
+
+    question: str
+    verdict: str
+    answer: str
+    evidence: tuple[str, ...] = ()
+    action: str = ""
+    advice: str = ""
+    section: str = ""
+    open_question: str = ""
+    trials: tuple[int, ...] = ()
+    figures: tuple[str, ...] = ()
+    playbook: tuple[str, ...] = ()
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns the findings of every check in this package, in their order."""
+    modules = [
+        importlib.import_module(f"{__name__}.{module.name}")
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    modules.sort(key=lambda module: (module.ORDER, module.__name__))
+    return [finding for module in modules for finding in module.check(study)]
+
+
+def to_do(findings: list[Finding]) -> list[Finding]:
+    """Returns the findings that ask for something, the pressing ones first."""
+    return [f for verdict in (ACT, LOOK) for f in findings if f.verdict == verdict]

@@ -1,0 +1,152 @@
+"""Where in the run does retrospective checkpoint selection find the best step?"""
+
+import math
+
+import numpy as np
+
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.study import Study, Trial
+
+ORDER = 40
+
+EARLY = 0.1  # "always during the first 10% of training": way too many steps
+LATE = 0.75  # "consistently in the last 25% of training": longer might be better
+# "Consistently": three quarters of the trials. If the best step were anywhere with the same
+# probability, a quarter would be late, and 5 of 6 or more so in 1 of 200 studies.
+CONSISTENT = 0.75
+# Judged are the better half: where a trial that hardly learns has its best step is chance.
+BETTER = 0.5
+FEWEST = 3  # complete trials; of fewer, nothing is "always" or "consistently"
+DECAYING = ("linear", "cosine")  # schedules that go down to end_factor
+DECAYED = 0.1  # end_factor up to which a schedule counts as decaying to nearly zero
+NOISES = 2  # a gain within two standard deviations from one evaluation to the next is no gain
+
+QUESTION = "Is the number of training steps right?"
+SECTION = "Deciding how long to train when training is not compute-bound"
+PLAYBOOK = ("best-step-early-or-late",)
+FIGURES = ("best-steps", "training-curves")
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns whether the best steps are all early, mostly late, or neither.
+
+    Source: playbook, "Deciding how long to train when training is *not* compute-bound".
+    """
+    complete = [trial for trial in study.ranked if trial.step > 0]
+    if len(complete) < FEWEST:
+        text = f"{numerals.plural(len(complete), 'complete trial')}: too few to call it a habit."
+        return [_finding(study, CANNOT_TELL, text if complete else "No trial is complete.")]
+    trials = complete[: max(FEWEST, math.ceil(BETTER * len(complete)))]
+    places = np.array([trial.best_step / trial.step for trial in trials])
+    evidence = [_distribution(places, len(complete))]
+    if np.all(places <= EARLY):
+        steps = _round_up(2 * max(trial.best_step for trial in trials))
+        text = "The best step is always in the first tenth of the run: far too many steps."
+        action = f"Set max_train_steps to {numerals.count(steps)} or so, and run the study again."
+        return [_finding(study, ACT, text, evidence, action)]
+    if np.mean(places >= LATE) >= CONSISTENT:
+        return [_late(study, trials, evidence)]
+    text = "The best steps are neither all early nor mostly late."
+    return [_finding(study, FINE, text, evidence + _first_evaluation(trials))]
+
+
+def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
+    """Judges best steps that are late: a decaying schedule puts them there whatever the length."""
+    gains = [(trial, *_late_gain(study, trial)) for trial in trials[: len(study.leaders)]]
+    gains = [(trial, gain, noise) for trial, gain, noise in gains if np.isfinite(gain + noise)]
+    if gains:
+        told = [
+            f"trial {trial.number} {numerals.metric(study.metric, gain)} (evaluations scatter by "
+            f"{numerals.metric(study.metric, noise)})"
+            for trial, gain, noise in gains
+        ]
+        evidence = [*evidence, f"In the last quarter the best gained: {numerals.join(told)}."]
+        if all(gain <= NOISES * noise for _, gain, noise in gains):
+            text = "The best steps are late, but the last quarter gains no more than evaluations scatter."
+            return _finding(study, FINE, text, evidence)
+    steps = numerals.count(_round_up(2 * max(trial.step for trial in trials)))
+    if all(_decays_to_zero(study, trial) for trial in trials):
+        text = (
+            "The best steps are late, as they are under a schedule that decays to zero, whatever the "
+            "length: this alone does not show that longer training helps."
+        )
+        action = (
+            f"To know, train the best few with {steps} steps, the decay stretched to that length."
+        )
+        return _finding(study, CANNOT_TELL, text, evidence, action)
+    text = "The best step is consistently in the last quarter of the run."
+    action = f"Try {steps} training steps, and tune the decay of the learning rate anew."
+    return _finding(study, LOOK, text, evidence, action)
+
+
+def _decays_to_zero(study: Study, trial: Trial) -> bool:
+    end_factor = study.value(trial, "hparams.end_factor", 0.0)
+    return study.value(trial, "schedule") in DECAYING and end_factor <= DECAYED
+
+
+def _late_gain(study: Study, trial: Trial) -> tuple[float, float]:
+    """Returns what the last quarter added to the objective, and how evaluations scatter there."""
+    values = trial.evaluations.get(study.metric)
+    if values is None:
+        return np.nan, np.nan
+    there = np.isfinite(values)
+    steps, values = trial.evaluations["step"][there], values[there]
+    values = -values if study.maximize else values
+    late = steps >= LATE * trial.step
+    if late.all() or late.sum() < 3:
+        return np.nan, np.nan
+    # A value against the mean of its neighbours: a trend cancels, independent scatter σ gives σ √1.5.
+    off = values[1:-1] - (values[:-2] + values[2:]) / 2
+    noise = float(np.std(off[late[1:-1]]) / np.sqrt(1.5)) if late[1:-1].any() else np.nan
+    return float(values[~late].min() - values.min()), noise
+
+
+def _distribution(places: np.ndarray, complete: int) -> str:
+    early, late = int(np.sum(places <= EARLY)), int(np.sum(places >= LATE))
+    lowest, median, highest = (numerals.percent(np.quantile(places, q)) for q in (0, 0.5, 1))
+    return (
+        f"Of the better {len(places)} of {complete} complete trials, {early} had the best step in the first "
+        f"tenth of the run and {late} in the last quarter; the median is at {median} of the run, the "
+        f"range from {lowest} to {highest}."
+    )
+
+
+def _first_evaluation(trials: list[Trial]) -> list[str]:
+    firsts = [t.evaluations["step"][0] / t.step for t in trials if "step" in t.evaluations]
+    if firsts and min(firsts) > EARLY:
+        return [
+            f"The first evaluation is at {numerals.percent(min(firsts))} of the run: earlier best "
+            "steps would not be seen (eval_every_steps)."
+        ]
+    return []
+
+
+def _round_up(steps: int) -> int:
+    """Returns the number of steps with two digits, rounded up."""
+    unit = 10 ** max(0, len(str(steps)) - 2)
+    return -(-steps // unit) * unit
+
+
+def _finding(
+    study: Study, verdict: str, answer: str, evidence: list[str] | None = None, action: str = ""
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence or ()),
+        action=action,
+        advice=(
+            "max_train_steps is never tuned in a study: it is set once, and the best steps of its "
+            "trials tell whether to change it. All in the first tenth: far too many. Consistently in "
+            "the last quarter: longer training with the decay tuned again might help. In doubt, train "
+            "longer."
+            if action
+            else ""
+        ),
+        section=SECTION,
+        trials=tuple(trial.number for trial in study.leaders),
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )

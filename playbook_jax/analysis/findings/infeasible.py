@@ -1,0 +1,124 @@
+"""How many trials are infeasible, and where do they lie?"""
+
+import re
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import infeasible_region, numerals
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.study import Study, Trial
+
+ORDER = 20
+
+# The playbook says "a very large fraction" and gives no number. In the search space that its Figure 1
+# calls good, about 36 of 96 trials are infeasible, 38 %: so much is fine.
+LOOK_FRACTION = 0.4
+# More than half of the budget is lost, by more than the sampling error of 20 trials (11 points).
+ACT_FRACTION = 0.6
+FEWEST = 5  # ended trials below which a fraction says nothing
+
+QUESTION = "How many trials are infeasible?"
+SECTION = "Extracting insight from experimental results"
+PLAYBOOK = ("infeasible-fraction",)
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns what fraction of the ended trials is infeasible, and where in the space they lie.
+
+    Trials that FAILED (out of memory, out of time, an error) are left out of the fraction.
+
+    Source: playbook, "Extracting insight from experimental results": a very large fraction calls for
+    another search space, and sometimes means a bug.
+    """
+    infeasible, complete = study.of_state(trial_lib.INFEASIBLE), study.ranked
+    ended = len(infeasible) + len(complete)
+    if not ended:
+        return [_finding(study, CANNOT_TELL, "No trial has ended.")]
+    fraction = len(infeasible) / ended
+    answer = (
+        f"{numerals.sentence(numerals.share(len(infeasible), ended))[:-1]} "
+        f"{'trial that has' if ended == 1 else 'trials that have'} ended "
+        f"{'is' if len(infeasible) < 2 else 'are'} infeasible"
+    )
+    answer += f" ({numerals.percent(fraction)})." if 0 < fraction < 1 else "."
+    if infeasible and not complete:
+        action = (
+            "Train one trial by hand with the smallest learning rate. If it diverges too, suspect a "
+            "bug in the training code or the data; else search at smaller values."
+        )
+        return [_finding(study, ACT, answer, action)]
+    if ended < FEWEST:
+        return [_finding(study, CANNOT_TELL, f"{answer} That is too few for a fraction.")]
+    if fraction >= LOOK_FRACTION:
+        return [_finding(study, ACT if fraction >= ACT_FRACTION else LOOK, answer, _mend(study))]
+    return [_finding(study, FINE, answer)]
+
+
+def _mend(study: Study) -> str:
+    region = infeasible_region.find(study)
+    if region is None:
+        return (
+            "Look at the reasons of the infeasible trials: they lie in no one part of the search "
+            "space, as they would if a hyperparameter made them so, and may point to a bug."
+        )
+    if len(region.direction.names) > 1:
+        return (
+            f"Reparameterize the search space: sample {region.direction.label} itself in place of "
+            f"learning_rate, and keep it below {region.direction.show(region.cut)}."
+        )
+    return f"Leave out {region.text}."
+
+
+def _finding(study: Study, verdict: str, answer: str, action: str = "") -> Finding:
+    infeasible = study.of_state(trial_lib.INFEASIBLE)
+    region = infeasible_region.find(study)
+    evidence = []
+    if infeasible:
+        evidence += _reasons(infeasible)
+    if region is not None:
+        evidence.append(
+            numerals.sentence(
+                f"{numerals.share(len(region.infeasible), len(infeasible))} infeasible trials have "
+                f"{region.text}, and {numerals.share(len(region.complete), len(study.ranked))} "
+                f"complete {'ones have' if len(region.complete) > 1 else 'ones has'}"
+            )
+            + " As many trials drawn at random lie so far to that side with probability "
+            f"{numerals.probability(region.chance)}."
+        )
+    elif len(infeasible) >= infeasible_region.FEWEST and study.ranked:
+        evidence.append("They lie in no one part of the search space.")
+    failed = study.of_state(trial_lib.FAILED)
+    if failed:
+        names = numerals.trials([t.number for t in failed])
+        evidence.append(
+            f"Not counted: {names} FAILED for another reason ({failed[0].reason or 'none given'})."
+        )
+    figures = [f"axis-{name}" for name in region.direction.names] if region else []
+    advice = (
+        "A trial is infeasible if it diverges, ends with a very bad loss or cannot run. Where a very "
+        "large part of the trials is, change the search space so that fewer points are wasted, if need "
+        "be by other parameters; many of them can also mean a bug in the training code."
+    )
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence),
+        action=action,
+        advice=advice if action else "",
+        section=SECTION,
+        trials=tuple(t.number for t in infeasible),
+        figures=tuple(figures),
+        playbook=PLAYBOOK,
+    )
+
+
+def _reasons(infeasible: list[Trial]) -> list[str]:
+    """Returns the commonest reasons with their trials; the step at the end of one is left out."""
+    groups: dict[str, list[int]] = {}
+    for trial in infeasible:
+        reason = re.sub(r"\s*\(step [\d,]+\)$", "", trial.reason) or "no reason given"
+        groups.setdefault(reason, []).append(trial.number)
+    ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return [
+        numerals.sentence(f"{numerals.trials(trials)}: {reason}") for reason, trials in ranked[:3]
+    ]

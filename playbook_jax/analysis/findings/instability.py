@@ -1,0 +1,151 @@
+"""Do the best trials lie at the edge beyond which training diverges?"""
+
+import math
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import crowding, infeasible_region, numerals
+from playbook_jax.analysis.crowding import Crowd
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.hyperparameters import HIGH
+from playbook_jax.analysis.infeasible_region import Region
+from playbook_jax.analysis.study import Study
+
+ORDER = 10  # the playbook: optimization failures are mended before anything else is tried
+
+# Directions that are learning rates, by their labels: what the playbook's sign is about.
+LEARNING_RATES = ("learning_rate", "learning_rate / (1 − momentum)")
+# The best trial is "right at the edge" if training diverges at so many times its learning rate: the
+# playbook checks the sign "with a learning rate either 5x or 10x larger than this peak".
+NEAR, NEARLY = 5, 10
+# That the best few lie so close to the edge by chance: customary, and weak but worth a look.
+CHANCE, WEAK_CHANCE = 0.05, 0.2
+# What NEAR and NEARLY are on an axis that is not logarithmic: parts of the stretch below the edge.
+NEAR_PART, NEARLY_PART = 0.15, 0.25
+# "If all trials are infeasible above some threshold": nearly all, for other hyperparameters differ too.
+PURE = 0.75
+
+QUESTION = "Is training unstable?"
+SECTION = "When to apply learning rate warmup"
+PLAYBOOK = ("best-at-the-edge-of-instability",)
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns whether the best learning rates lie right below those that diverge.
+
+    Source: playbook, Figure 7a, and "Identifying bad search space boundaries": if all trials are
+    infeasible above a learning rate and the best ones are at the edge of that region, instability may
+    be what keeps higher learning rates out of reach.
+    """
+    labels = {h.label for h in study.hyperparameters if h.ordered}
+    if "learning_rate" not in labels:
+        return [_finding(CANNOT_TELL, "The learning rate does not vary, so its edge is not seen.")]
+    if not study.ranked:
+        return [_finding(CANNOT_TELL, "No trial is complete.")]
+    if not study.of_state(trial_lib.INFEASIBLE):
+        return [_finding(FINE, "No trial diverged: no learning rate tried is too large to train.")]
+    if len(study.of_state(trial_lib.INFEASIBLE)) < infeasible_region.FEWEST:
+        return [_finding(CANNOT_TELL, "One infeasible trial does not show an edge.")]
+    region = infeasible_region.find(study, LEARNING_RATES)
+    if region is None or region.side != HIGH:
+        text = "The infeasible trials are not clearly those with large learning rates."
+        return [_finding(FINE, text)]
+    share = len(region.infeasible) / (len(region.infeasible) + len(region.complete))
+    if share < PURE:
+        text = f"No sharp edge: {numerals.percent(1 - share)} of the trials with {region.text} are complete."
+        return [_finding(FINE, text, figures=_figures(region))]
+    return [_at_the_edge(study, region)]
+
+
+def _at_the_edge(study: Study, region: Region) -> Finding:
+    below = [t for t in study.ranked if t not in region.complete]
+    if not below:
+        return _finding(CANNOT_TELL, f"No trial below {region.text} is complete.")
+    best, label, field = below[0], region.direction.label, crowding.Field(study, below)
+    crowd = field.crowd(region.direction, region.cut, 0.0)
+    place = region.direction.place(best.parameters)
+    factor = 10 ** ((region.cut - place) * region.direction.decades)
+    verdict = _judge(region, place, crowd)
+    evidence = [
+        numerals.sentence(
+            f"{numerals.share(len(region.infeasible), len(region.infeasible) + len(region.complete))} "
+            f"trials with {region.text} are infeasible; {len(below)} below it are complete"
+        ),
+        f"The best of these, trial {best.number}, has {label} {region.direction.show(place)}"
+        + (
+            f": training diverges at {numerals.number(factor, 2)} times that."
+            if factor > 1
+            else "."
+        ),
+    ]
+    if crowd is not None:
+        evidence.append(
+            f"With the effects of other hyperparameters taken out, the best {crowd.few} lie "
+            f"{numerals.percent(crowd.depth)} of the way below the edge (median). Drawn at random, as "
+            f"many lie so close to it with probability {numerals.probability(crowd.chance)}."
+        )
+    answers = {
+        ACT: f"The best trials lie right below where training diverges, {region.text}.",
+        LOOK: f"The best trials may lie right below where training diverges, {region.text}.",
+        FINE: f"The best trials keep away from where training diverges, {region.text}.",
+    }
+    trials = (best.number, *(t.number for t in region.infeasible))
+    return _finding(verdict, answers[verdict], tuple(evidence), _figures(region), trials)
+
+
+def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
+    """Returns ACT, LOOK or FINE for a best trial at `place` and the best few around it."""
+    decades = region.direction.decades
+    if decades:
+        away, near, nearly = (region.cut - place) * decades, math.log10(NEAR), math.log10(NEARLY)
+    else:
+        away, near, nearly = (region.cut - place) / region.cut, NEAR_PART, NEARLY_PART
+    chance = 1.0 if crowd is None else crowd.chance
+    if away <= near and chance <= CHANCE:
+        return ACT
+    hinted = (away <= near and chance <= WEAK_CHANCE) or (away <= nearly and chance <= CHANCE)
+    return LOOK if hinted else FINE
+
+
+def _figures(region: Region) -> tuple[str, ...]:
+    return tuple(f"axis-{name}" for name in region.direction.names)
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: tuple[str, ...] = (),
+    figures: tuple[str, ...] = (),
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    asks = verdict in (ACT, LOOK)
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=evidence,
+        action=(
+            "Try learning rate warmup, or gradient clipping at the 90th percentile of the gradient "
+            "norms, so that larger learning rates become possible; do not just search smaller ones."
+            if asks
+            else ""
+        ),
+        advice=(
+            "Any model diverges at some learning rate. It matters when the best learning rate is right "
+            "below that: then mending the instability is likely to train better. Warmup helps against "
+            "early instability, clipping against early and late; a lower learning rate is the last "
+            "resort. To check, look at the training loss at 5 or 10 times the best learning rate: a "
+            "sudden rise after a steady fall is the sign."
+            if asks
+            else ""
+        ),
+        section=SECTION,
+        open_question=(
+            "Clipping during warmup, adaptive thresholds, and whether Adam handles what momentum "
+            "cannot, the playbook leaves open."
+            if asks
+            else ""
+        ),
+        trials=trials,
+        figures=figures,
+        playbook=PLAYBOOK,
+    )

@@ -1,0 +1,120 @@
+"""Where in the search space the infeasible trials lie."""
+
+import dataclasses
+
+import numpy as np
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import crowding, directions, numerals
+from playbook_jax.analysis.directions import Direction
+from playbook_jax.analysis.hyperparameters import HIGH, LOW
+from playbook_jax.analysis.study import Study, Trial
+
+CHANCE = 0.05  # of a region where there is none, over all the places looked at together; customary
+FEWEST = 2  # one infeasible trial lies somewhere, and one complete trial elsewhere
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """The part of the search space in which the infeasible trials lie.
+
+    Attributes:
+      direction: in which it begins.
+      side: LOW or HIGH, where it lies; None for a value that was listed.
+      cut: the place where it begins.
+      text: the region in words, "learning_rate of 0.53 and more".
+      infeasible: the infeasible trials in it.
+      complete: the complete ones in it.
+      chance: the probability that as many trials, drawn at random, lie as far to that side.
+    """
+
+    direction: Direction
+    side: str | None
+    cut: float
+    text: str
+    infeasible: tuple[Trial, ...]
+    complete: tuple[Trial, ...]
+    chance: float
+
+
+def find(study: Study, only: tuple[str, ...] | None = None) -> Region | None:
+    """Returns the region that tells infeasible from complete trials best, or None if none does.
+
+    Args:
+      study: the study.
+      only: the labels of the directions to look in; all when None.
+    """
+    infeasible, complete = study.of_state(trial_lib.INFEASIBLE), study.ranked
+    if min(len(infeasible), len(complete)) < FEWEST:
+        return None
+    trials = [*infeasible, *complete]
+    candidates = [
+        region
+        for direction, side in _looked_at(study)
+        if only is None or direction.label in only
+        if (region := _region(direction, side, trials, len(infeasible))) is not None
+    ]
+    allowed = CHANCE / max(1, len(candidates))
+    candidates = [region for region in candidates if region.chance <= allowed]
+    return max(candidates, key=lambda region: _separation(region, study), default=None)
+
+
+def _looked_at(study: Study) -> list[tuple[Direction, str | None]]:
+    axes = [h for h in study.hyperparameters if h.ordered]
+    both = [directions.along(axis) for axis in axes]
+    ratio = directions.effective_learning_rate(axes)
+    both += [ratio] if ratio else []
+    looked_at = [(direction, side) for direction in both for side in (LOW, HIGH)]
+    for h in study.hyperparameters:
+        if not h.ordered:
+            for level in h.levels:
+                name = f"{h.label} = {numerals.value(level)}"
+                looked_at.append((_is(h.name, level, name), None))
+    return looked_at
+
+
+def _is(path: str, level: object, label: str) -> Direction:
+    text = numerals.value(level)
+    return Direction(
+        label,
+        (path,),
+        lambda values: float(path in values and numerals.value(values[path]) == text),
+        lambda at: text,
+    )
+
+
+def _region(
+    direction: Direction, side: str | None, trials: list[Trial], infeasible: int
+) -> Region | None:
+    places = np.array([direction.place(trial.parameters) for trial in trials])
+    failed = np.arange(len(trials)) < infeasible
+    there = np.isfinite(places)
+    trials = [trial for trial, t in zip(trials, there, strict=True) if t]
+    places, failed = places[there], failed[there]
+    if not failed.any() or failed.all() or np.ptp(places) == 0:
+        return None
+    distances = places if side == LOW else 1 - places
+    chance = crowding.chance(distances, np.flatnonzero(failed))
+    # The cut that best parts the two kinds: the largest difference of the shares beyond it.
+    cuts = np.unique(distances[failed])
+    beyond = distances[None, :] <= cuts[:, None]
+    gain = beyond[:, failed].mean(axis=1) - beyond[:, ~failed].mean(axis=1)
+    inside = beyond[np.argmax(gain)]
+    cut = cuts[np.argmax(gain)] if side == LOW else 1 - cuts[np.argmax(gain)]
+    ends = {LOW: "and less", HIGH: "and more"}
+    text = f"{direction.label} of {direction.show(cut)} {ends[side]}" if side else direction.label
+    chosen = [(t, f) for t, f, i in zip(trials, failed, inside, strict=True) if i]
+    return Region(
+        direction,
+        side,
+        float(cut),
+        text,
+        tuple(t for t, f in chosen if f),
+        tuple(t for t, f in chosen if not f),
+        chance,
+    )
+
+
+def _separation(region: Region, study: Study) -> float:
+    infeasible = len(study.of_state(trial_lib.INFEASIBLE))
+    return len(region.infeasible) / infeasible - len(region.complete) / len(study.ranked)

@@ -1,0 +1,78 @@
+"""The vertical axis of objectives: a range that shows the good trials although some are terrible."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from playbook_jax.analysis import axes, numerals
+from playbook_jax.analysis.axes import Axis
+
+# A logarithmic axis where the range is wider than this: below, it looks like a linear one anyway.
+LOG_FROM = 8.0
+# The axis reaches this many times as far from the best as the typical (median) trial does; what lies
+# beyond is drawn as an arrow at its end, so that a trial at a loss of 10⁶ does not flatten the rest.
+REACH = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveAxis:
+    """An axis of objectives.
+
+    Attributes:
+      axis: the axis; it takes values as they are stored.
+      low: the lowest value that it shows.
+      high: the highest.
+      logarithmic: whether its scale is.
+    """
+
+    axis: Axis
+    low: float
+    high: float
+    logarithmic: bool
+
+
+def objectives(metric: str, values: np.ndarray, maximize: bool) -> ObjectiveAxis:
+    """Returns the axis for the best objectives of trials, at least one, all finite."""
+    zero = bool(np.any(values <= 0))
+    positive = values[values > 0]
+    log = (
+        not maximize
+        and np.all(values >= 0)
+        and len(positive) > 0
+        and positive.max() > LOG_FROM * positive.min()
+    )
+    turn = (lambda v: -v) if maximize else np.log if log else (lambda v: v)
+    shown = turn(positive if log else values)
+    best = float(shown.min())
+    reach = best + REACH * (float(np.median(shown)) - best)
+    worst = float(shown.max())
+    if worst - best <= 1.3 * (reach - best) or reach == best:
+        reach = worst
+    ends = (best, reach) if not maximize else (-reach, -best)
+    low, high = (math.exp(end) for end in ends) if log else ends
+    return _axis(metric, low, high, log, zero and log)
+
+
+def curves(metric: str, values: np.ndarray) -> ObjectiveAxis:
+    """Returns the axis for all values of a metric along training curves, at least one finite."""
+    values = values[np.isfinite(values)]
+    high = float(np.quantile(values, 0.995))  # a spike or two may leave the plot
+    positive = values[values > 0]
+    log = bool(np.all(values >= 0) and len(positive) and high > LOG_FROM * positive.min())
+    low = float(positive.min() if log else values.min())
+    return _axis(metric, low, high, log, log and bool(np.any(values == 0)))
+
+
+def _axis(metric: str, low: float, high: float, log: bool, zero: bool) -> ObjectiveAxis:
+    label = numerals.metric_label(metric)
+    scale = 100.0 if numerals.is_rate(metric) else 1.0
+    label += " (%)" if scale == 100 else ""
+    if log:
+        axis = axes.log(low * scale, high * scale, label, zero=zero)
+    else:
+        axis = axes.linear(low * scale, high * scale, label)
+    axis = axes.padded(axis, 0.06)  # a star at the end stays clear of the frame
+    place = axis.place
+    scaled = dataclasses.replace(axis, place=lambda values: place(np.asarray(values) * scale))
+    return ObjectiveAxis(scaled, low, high, log)

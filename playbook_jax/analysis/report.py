@@ -1,0 +1,104 @@
+"""The report of a study: one HTML file that works offline and without script.
+
+The question, the answer so far, the findings, the figures, the tables, and what to type next. All of it
+is made from the files of the study directory; whatever comes from them is escaped.
+"""
+
+import datetime
+from pathlib import Path
+
+from etils import epath
+
+from playbook_jax import __version__, trial as trial_lib
+from playbook_jax.analysis import commands, figures, findings, sections, study as study_lib
+from playbook_jax.analysis.findings import Finding
+from playbook_jax.analysis.markup import escape, tag
+from playbook_jax.analysis.study import Study
+from playbook_jax.errors import UsageError
+
+NAME = "report.html"
+_HERE = Path(__file__).parent
+
+
+def write(study_directory: epath.PathLike) -> epath.Path:
+    """Writes `report.html` into a study directory, whatever state the study is in.
+
+    Args:
+      study_directory: the --workdir of scripts/launch_study.py.
+
+    Returns:
+      The path of the report.
+
+    Raises:
+      UsageError: there is no study, or the directory can't be written.
+    """
+    study = study_lib.load(study_directory)
+    return save(study, findings.check(study))
+
+
+def save(study: Study, found: list[Finding]) -> epath.Path:
+    """Writes the report of a study that has been read and checked.
+
+    Raises:
+      UsageError: the directory can't be written.
+    """
+    path = study.directory / NAME
+    try:
+        trial_lib.write_text(path, render(study, found))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def render(study: Study, found: list[Finding]) -> str:
+    """Returns the page."""
+    body = [
+        sections.question(study),
+        sections.answer(study, found),
+        sections.findings_section(found),
+        *(sections.figures_section(study, group) for group in figures.draw(study)),
+        sections.trials_section(study),
+        sections.space_section(study),
+        _commands(study, found),
+        _footer(study),
+    ]
+    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            tag("title", f"{escape(study.name)}: study report"),
+            f"<style>\n{style}</style>",
+            "</head>",
+            "<body>",
+            *body,
+            f"<script>\n{script}</script>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _commands(study: Study, found: list[Finding]) -> str:
+    parts = [tag("h2", "Commands")]
+    parts.append(tag("p", "To be run in the checkout of playbook_jax.", class_="hint"))
+    for command in commands.commands(study, found):
+        parts.append(tag("p", escape(command.purpose), class_="command"))
+        parts.append(tag("pre", escape(command.line)))
+    return tag("section", "\n".join(parts), id="commands")
+
+
+def _footer(study: Study) -> str:
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    parts = [f"playbook_jax {__version__}", f"read from {commands.display_path(study)} at {now}"]
+    if study.best is not None:
+        directory = study.directory / "trials" / f"{study.best.number:03d}"
+        provenance = trial_lib.Trial(directory, {}, {}).provenance
+        commit = provenance.get("commit")
+        if commit:
+            parts.append(f"best trial trained at commit {str(commit)[:12]}")
+    return tag("footer", " · ".join(map(escape, parts)))

@@ -1,0 +1,233 @@
+"""The sections of a report: the question, the answer so far, findings, figures."""
+
+from playbook_jax import playbook, trial as trial_lib
+from playbook_jax.analysis import numerals, svg, tables
+from playbook_jax.analysis.figures import Figure, Group
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, to_do
+from playbook_jax.analysis.markup import escape, items, prose, tag, trial
+from playbook_jax.analysis.study import STATES, Study, Trial
+
+# What a verdict looks like: class, and a shape that reads without colour.
+_VERDICTS = {
+    FINE: ("fine", "m4.5 8.5 2.5 2.5 4.5-5.5"),
+    LOOK: ("look", "M8 4v4.2l2.8 1.8"),
+    ACT: ("act", "M8 4.2v4.6M8 11v.6"),
+    CANNOT_TELL: ("tell", "M6.2 6.4a1.8 1.8 0 1 1 2.6 1.7c-.6.3-.8.6-.8 1.2M8 11.2v.5"),
+}
+
+
+def question(study: Study) -> str:
+    """Returns the title: the study's goal."""
+    over = f"Study {escape(study.name)}, {numerals.plural(len(study.trials), 'trial')}"
+    goal = study.goal or f"Study {study.name}"
+    return tag("header", tag("p", over, class_="over") + tag("h1", escape(goal)))
+
+
+def answer(study: Study, findings: list[Finding]) -> str:
+    """Returns the answer so far in words, how the trials ended, and what to do next."""
+    parts = [tag("p", _best(study), class_="lede"), _counts(study), _next(study, findings)]
+    return tag("section", "\n".join(parts), id="answer")
+
+
+def _best(study: Study) -> str:
+    metric = escape(numerals.metric_label(study.metric))
+    best, ended = study.best, [t for t in study.trials if t not in study.unfinished]
+    if best is None:
+        if not study.trials:
+            return "The study has no trials."
+        if not ended:
+            return f"No trial has ended yet, so there is no best {metric} so far."
+        if len(ended) == len(study.of_state(trial_lib.INFEASIBLE)):
+            number = numerals.plural(len(ended), "trial")
+            return f"All {number} that ended are infeasible, so there is no best {metric}."
+        return f"No trial that ended is complete, so there is no best {metric}."
+
+    def value(t: Trial) -> str:
+        return numerals.metric(study.metric, t.objective)
+
+    reached = (
+        f"a {metric} of <strong>{value(best)}</strong> at step {numerals.count(best.best_step)} "
+        f"of {numerals.count(best.step)}."
+    )
+    if len(study.ranked) == 1:
+        return f"The only complete trial, trial {trial(best.number)}, reached {reached}"
+    runners = [f"{value(t)} (trial {trial(t.number)})" for t in study.leaders[1:]]
+    return (
+        f"The best of {numerals.count(len(study.ranked))} complete trials is trial "
+        f"{trial(best.number)}, with {reached} Next came {numerals.join(runners)}."
+    )
+
+
+def _counts(study: Study) -> str:
+    numbers = {name: len(study.of_state(name)) for name in STATES}
+    shown = {name: number for name, number in numbers.items() if number}
+    shown = {name: shown[name] for name in _ordered(shown)}
+    bar = "".join(
+        tag("i", "", class_=f"s-{name}", style=f"flex:{number}") for name, number in shown.items()
+    )
+    words = [
+        f'<i class="s-{name}"></i><b>{number}</b> {name.lower()}' for name, number in shown.items()
+    ]
+    return tag("div", bar, class_="bar", aria_hidden="true") + items("ul", words, class_="counts")
+
+
+def _ordered(names: dict[str, int]) -> list[str]:
+    first = (trial_lib.COMPLETE, trial_lib.INFEASIBLE)
+    last = (trial_lib.PENDING,)
+    middle = [name for name in names if name not in first + last]
+    return [name for name in (*first, *middle, *last) if name in names]
+
+
+def _next(study: Study, findings: list[Finding]) -> str:
+    todo = [
+        f'<a href="#finding-{findings.index(f)}">{prose(f.action)}</a>'
+        f"<span>{prose(f.answer)}</span>"
+        for f in to_do(findings)
+    ]
+    if study.unfinished:
+        number = numerals.plural(len(study.unfinished), "trial")
+        todo.insert(0, f'<a href="#commands">Let the study go on: {number} to go.</a>')
+    list_of = items("ol", todo)
+    if not todo:
+        undecided = [f for f in findings if f.verdict == CANNOT_TELL]
+        if study.best is None:
+            return ""
+        text = (
+            "No check asks for a change"
+            + (
+                f" ({len(undecided)} of {len(findings)} cannot tell)"
+                if undecided
+                else " of the search space, the number of steps or the training"
+            )
+            + ". Look at the axes and the curves yourself, weigh what they say about the question, then "
+            "choose the goal of the next study."
+        )
+        list_of = tag("p", escape(text))
+    return tag("div", tag("h3", "What to do next") + list_of, class_="next")
+
+
+def findings_section(findings: list[Finding]) -> str:
+    """Returns what the checks found, with evidence, action, and the playbook's section."""
+    parts = [_finding(i, finding) for i, finding in enumerate(findings)]
+    return tag("section", tag("h2", "Findings") + "\n" + "\n".join(parts), id="findings")
+
+
+def _finding(index: int, finding: Finding) -> str:
+    kind, path = _VERDICTS[finding.verdict]
+    shape = svg.element("circle", cx=8, cy=8, r=7) + svg.element("path", d=path)
+    icon = (
+        '<svg viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="1.6" '
+        f'stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{shape}</svg>'
+    )
+    verdict = tag("div", f"{icon}{finding.verdict}", class_=f"verdict v-{kind}")
+    parts = [
+        tag("p", escape(finding.question), class_="question"),
+        tag("h3", prose(finding.answer)),
+        items("ul", map(prose, finding.evidence)),
+    ]
+    if finding.action:
+        parts.append(tag("p", prose(finding.action), class_="action"))
+    if finding.advice:
+        parts.append(tag("p", prose(finding.advice), class_="advice"))
+    if finding.open_question:
+        text = f"<strong>Open question.</strong> {prose(finding.open_question)}"
+        parts.append(tag("p", text, class_="advice"))
+    parts.append(tag("p", _source(finding), class_="source"))
+    body = tag("div", "\n".join(part for part in parts if part))
+    return tag("article", verdict + body, class_="finding", id=f"finding-{index}")
+
+
+def _source(finding: Finding) -> str:
+    links = []
+    if finding.section:
+        url = f"{playbook.load().source}#{playbook.anchor(finding.section)}"
+        links.append(f'Playbook: <a href="{escape(url)}">{escape(finding.section)}</a>')
+    shown = [
+        tag(
+            "a",
+            escape(name.removeprefix("axis-").removeprefix("hparams.").replace("-", " ")),
+            href=f"#{name}",
+        )
+        for name in finding.figures
+    ]
+    if shown:
+        links.append(f"{'Figure' if len(shown) == 1 else 'Figures'}: {', '.join(shown)}")
+    return " · ".join(links)
+
+
+def figures_section(study: Study, group: Group) -> str:
+    """Returns a group of figures with its legend."""
+    parts = [tag("h2", escape(group.title)), tag("p", prose(group.text), class_="hint")]
+    parts.append(_legend(study, group.legend))
+    parts.append(tag("div", "\n".join(map(_figure, group.figures)), class_="figures"))
+    return tag("section", "\n".join(parts), id=group.id)
+
+
+def _figure(figure: Figure) -> str:
+    subtitle = tag("span", escape(figure.subtitle)) if figure.subtitle else ""
+    head = tag("h3", escape(figure.title) + subtitle) if figure.title else ""
+    note = tag("figcaption", prose(figure.note)) if figure.note else ""
+    return tag("figure", f"{head}\n{figure.svg}\n{note}", id=figure.id)
+
+
+def _legend(study: Study, keys: tuple[str, ...]) -> str:
+    present = {
+        "complete": len(study.ranked) > len(study.leaders),
+        "others": any(t.evaluations for t in study.trials if t not in study.leaders),
+        "infeasible": bool(study.of_state(trial_lib.INFEASIBLE)),
+    }
+    symbols = {
+        "complete": ('<circle class="dot" cx="10" cy="7" r="4.2"/>', "complete"),
+        "infeasible": ('<path class="x" d="M6.4 3.4l7.2 7.2m0-7.2-7.2 7.2"/>', "infeasible"),
+        "others": ('<path class="curve" d="M1 9c6-6 12 1 18-4"/>', "the other trials"),
+    }
+    shown = [symbols[key] for key in keys if key != "leaders" and present[key]]
+    if "leaders" in keys:
+        line = "others" in keys
+        shown = [
+            (
+                _leader(rank, line),
+                f"trial {t.number} ({numerals.metric(study.metric, t.objective)})",
+            )
+            for rank, t in enumerate(study.leaders, 1)
+        ] + shown
+    entries = [
+        f'<svg viewBox="0 0 20 14" aria-hidden="true">{s}</svg>{prose(text)}' for s, text in shown
+    ]
+    return items("ul", entries, class_="legend")
+
+
+def _leader(rank: int, line: bool) -> str:
+    stroke = f'<path class="front rank{rank}" d="M0 7h20"/>' if line else ""
+    return stroke + svg.star(10, 7, f"star rank{rank}", 6.5 if line else 7.5)
+
+
+def trials_section(study: Study) -> str:
+    """Returns the table of trials."""
+    text = "The best first. Trials that have no objective are at the end."
+    parts = [tag("h2", "Trials"), tag("p", text, class_="hint"), tables.trials(study)]
+    return tag("section", "\n".join(parts), id="trials")
+
+
+def space_section(study: Study) -> str:
+    """Returns the table of hyperparameters with their roles, and what all trials share."""
+    shared = [
+        f"{name} {escape(numerals.value(study.base(path)))}"
+        for name, path in (
+            ("workload", "workload"),
+            ("model", "model.name"),
+            ("optimizer", "optimizer"),
+            ("schedule", "schedule"),
+            ("batch size", "batch_size"),
+            ("max_train_steps", "max_train_steps"),
+        )
+        if study.base(path) is not None and path not in {h.name for h in study.hyperparameters}
+    ]
+    text = (
+        f"{escape(study.specification.get('algorithm', '')).capitalize()} points. All trials share: "
+        f"{', '.join(shared)}."
+        if shared
+        else ""
+    )
+    parts = [tag("h2", "Search space"), tag("p", text, class_="hint"), tables.space(study)]
+    return tag("section", "\n".join(parts), id="space")

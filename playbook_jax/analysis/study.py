@@ -1,0 +1,238 @@
+"""A study directory as pure data: what was asked, and what every trial came to.
+
+Reads files only. Whatever has happened to the directory (a trial deleted, a file cut short, trials
+still running) is in the data, as a trial's state and reason, and never an error: only a directory
+that holds no study is refused.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import hyperparameters, numerals
+from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.errors import UsageError
+
+# States that only a reader of files sees: the directory of a trial that had ended is gone, or its
+# files cannot be read.
+MISSING, UNREADABLE = "MISSING", "UNREADABLE"
+STATES = (*trial_lib.STATES, MISSING, UNREADABLE)
+ROLES = ("scientific", "nuisance")
+LEADERS = 3  # "the best few": as many as the playbook's figures star
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What one trial came to.
+
+    Attributes:
+      number: its number in the study.
+      parameters: its hyperparameters by path; conditional ones only where they exist.
+      state: one of STATES.
+      reason: why it is in that state, or empty.
+      step: how many updates it has made.
+      best_step: where its objective was best, or None.
+      objective: the best value of the study's metric, or None; a number for COMPLETE trials only.
+      evaluations: every metric, and `step`, as arrays of one length, thinned; NaN where not finite.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    state: str
+    reason: str = ""
+    step: int = 0
+    best_step: int | None = None
+    objective: float | None = None
+    evaluations: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Attributes:
+      directory: where it lies.
+      specification: as `study.json` has it.
+      hyperparameters: those that vary, scientific ones first.
+      trials: all of them, in their order.
+    """
+
+    directory: epath.Path
+    specification: dict[str, Any]
+    hyperparameters: tuple[Hyperparameter, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return str(self.specification.get("name") or self.directory.name)
+
+    @property
+    def goal(self) -> str:
+        """The question, in words."""
+        return str(self.specification.get("goal") or "")
+
+    @property
+    def metric(self) -> str:
+        """The objective's name, "validation/error_rate"."""
+        return self.specification["objective"]["metric"]
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more is better."""
+        return self.specification["objective"]["mode"] == "max"
+
+    def base(self, path: str, default: Any = None) -> Any:
+        """Returns a value of the base config by its dotted path."""
+        value = self.specification.get("base_config")
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return default if value is None else value
+
+    def value(self, trial: Trial, path: str, default: Any = None) -> Any:
+        """Returns a value of a trial's config: its own, or the base config's."""
+        return trial.parameters.get(path, self.base(path, default))
+
+    def of_state(self, *states: str) -> list[Trial]:
+        """Returns the trials in any of the states."""
+        return [trial for trial in self.trials if trial.state in states]
+
+    @functools.cached_property
+    def ranked(self) -> list[Trial]:
+        """The COMPLETE trials, the best first, the earlier first on a tie."""
+        sign = -1 if self.maximize else 1
+        return sorted(
+            self.of_state(trial_lib.COMPLETE), key=lambda t: (sign * t.objective, t.number)
+        )
+
+    @property
+    def leaders(self) -> list[Trial]:
+        """The best few."""
+        return self.ranked[:LEADERS]
+
+    @property
+    def best(self) -> Trial | None:
+        """The best of the COMPLETE trials."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        """The trials that the launcher has still to start or to end."""
+        return self.of_state(trial_lib.PENDING, trial_lib.RUNNING, trial_lib.INTERRUPTED)
+
+    def costs(self, trials: list[Trial]) -> np.ndarray:
+        """Returns the trials' objectives, turned so that less is better."""
+        sign = -1 if self.maximize else 1
+        return sign * np.array([trial.objective for trial in trials], float)
+
+
+def load(directory: epath.PathLike) -> Study:
+    """Returns the study in `directory`.
+
+    Raises:
+      UsageError: there is none, or `study.json` is damaged.
+    """
+    directory = epath.Path(directory)
+    path = directory / "study.json"
+    if not path.exists():
+        kind = "holds no study: it has no study.json" if directory.exists() else "does not exist"
+        raise UsageError(f"{directory} {kind}; give the --workdir of scripts/launch_study.py")
+    stored = trial_lib.read_json(path)
+    try:
+        specification = stored["specification"]
+        if specification["objective"]["mode"] not in ("min", "max"):
+            raise ValueError("objective.mode")
+        numerals.metric_label(specification["objective"]["metric"])
+        varying = tuple(
+            hyperparameters.parse(name, role, space)
+            for role in ROLES
+            for name, space in specification.get(role, {}).items()
+        )
+        rows = [(int(row["trial"]), dict(row["parameters"])) for row in stored["trials"]]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is damaged ({type(error).__name__}: {error}); "
+            "restore it, or run the study in another --workdir"
+        ) from error
+    table = _read_table(directory / "study.csv")
+    trials = [_load_trial(directory, number, values, table) for number, values in rows]
+    return Study(directory, specification, varying, tuple(trials))
+
+
+def _read_table(path: epath.Path) -> dict[int, dict[str, str]]:
+    """Returns the rows of `study.csv` by trial: all that is left of trials that were deleted."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    except (OSError, ValueError, csv.Error):
+        return {}
+    return {int(row["trial"]): row for row in rows if (row.get("trial") or "").isdecimal()}
+
+
+def _load_trial(
+    directory: epath.Path, number: int, parameters: dict[str, Any], table: Mapping[int, Any]
+) -> Trial:
+    path = directory / "trials" / f"{number:03d}"
+    status_path = path / "status.json"
+    status = trial_lib.read_json(status_path, {})
+    if not status and not status_path.exists():
+        row = table.get(number, {})
+        if row.get("state") in trial_lib.FINISHED and not path.exists():
+            told = f"its directory is gone; study.csv has it as {row['state']}"
+            if row.get("objective"):
+                told += f" with {row['objective']}"
+            return Trial(number, parameters, MISSING, told)
+        return Trial(number, parameters, trial_lib.PENDING)
+    problem = _problem(status)
+    if problem:
+        return Trial(number, parameters, UNREADABLE, f"status.json {problem}")
+    complete = status["state"] == trial_lib.COMPLETE
+    summary = trial_lib.Trial(path, {}, status).summary
+    return Trial(
+        number,
+        parameters,
+        status["state"],
+        str(status.get("reason") or ""),
+        int(status.get("step") or 0),
+        status["best_step"] if complete else None,
+        float(status["objective"]) if complete else None,
+        _evaluations(summary),
+    )
+
+
+def _problem(status: Any) -> str:
+    """Says what is wrong with the contents of a `status.json`; nothing is, if empty."""
+    if not isinstance(status, dict) or status.get("state") not in trial_lib.STATES:
+        return "is damaged"
+    if not isinstance(status.get("step") or 0, int):
+        return "has a step that is no number"
+    if status["state"] == trial_lib.COMPLETE:
+        objective, best_step = status.get("objective"), status.get("best_step")
+        if not isinstance(objective, numbers.Real) or not math.isfinite(objective):
+            return "says COMPLETE and has no objective"
+        if not isinstance(best_step, int):
+            return "says COMPLETE and has no best step"
+    return ""
+
+
+def _evaluations(summary: Any) -> dict[str, np.ndarray]:
+    stored = summary.get("evaluations") if isinstance(summary, dict) else None
+    if not isinstance(stored, dict) or not isinstance(stored.get("step"), list):
+        return {}
+    columns = {}
+    for name, values in stored.items():
+        try:
+            column = np.array(values, float)  # null, for a number that was not finite, is NaN
+        except (TypeError, ValueError):
+            continue
+        if column.shape == (len(stored["step"]),):
+            columns[name] = column
+    return columns if "step" in columns else {}

@@ -1,0 +1,76 @@
+"""The report's tables: the trials, and the search space with its roles."""
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.analysis.markup import escape, tag
+from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.studies.search_space import Range
+
+
+def trials(study: Study) -> str:
+    """Returns the table of all trials, the best first, then those without an objective."""
+    ranks = {trial.number: rank for rank, trial in enumerate(study.leaders, 1)}
+    others = [trial for trial in study.trials if trial.state != trial_lib.COMPLETE]
+    heads = [tag("th", escape(h), scope="col", class_=c) for h, c in _heads(study)]
+    body = "\n".join(_trial(study, t, ranks.get(t.number)) for t in [*study.ranked, *others])
+    return _table("".join(heads), body)
+
+
+def _heads(study: Study) -> list[tuple[str, str]]:
+    heads = [("trial", "n"), ("state", ""), (numerals.metric_label(study.metric), "n")]
+    heads += [("best step", "n"), ("steps", "n")]
+    heads += [(h.label, "n" if h.ordered else "") for h in study.hyperparameters]
+    return heads + ([("reason", "")] if any(trial.reason for trial in study.trials) else [])
+
+
+def _trial(study: Study, trial: Trial, rank: int | None) -> str:
+    objective = "" if trial.objective is None else numerals.metric(study.metric, trial.objective)
+    best_step = "" if trial.best_step is None else numerals.count(trial.best_step)
+    cells = [
+        tag("td", str(trial.number), class_="n"),
+        tag("td", state(trial.state)),
+        tag("td", objective, class_="n"),
+        tag("td", best_step, class_="n"),
+        tag("td", numerals.count(trial.step) if trial.step else "", class_="n"),
+    ]
+    for h in study.hyperparameters:
+        value = trial.parameters.get(h.name)
+        text = "" if value is None else escape(numerals.value(value))
+        cells.append(tag("td", text, class_="n" if h.ordered else ""))
+    if any(t.reason for t in study.trials):
+        cells.append(tag("td", escape(trial.reason), class_="reason"))
+    return tag("tr", "".join(cells), data_t=trial.number, class_=f"rank{rank}" if rank else "")
+
+
+def state(name: str) -> str:
+    """Returns a trial's state as markup: a coloured dot and its name."""
+    return f'<i class="s-{name}"></i>{name.lower()}'
+
+
+def space(study: Study) -> str:
+    """Returns the table of hyperparameters: what varies and where, and what is fixed."""
+    heads = ["hyperparameter", "role", "search space", "scale"]
+    heads += [f"trial {trial.number}" for trial in study.leaders]
+    rows = [_varying(study, h) for h in study.hyperparameters]
+    for path, value in study.specification.get("fixed", {}).items():
+        cells = [tag("code", escape(path)), "fixed", escape(numerals.value(value)), ""]
+        rows.append([*cells, *[""] * len(study.leaders)])
+    body = "\n".join(tag("tr", "".join(tag("td", cell) for cell in row)) for row in rows)
+    return _table("".join(tag("th", head, scope="col") for head in heads), body, "scroll space")
+
+
+def _varying(study: Study, h: Hyperparameter) -> list[str]:
+    if isinstance(h.space, Range):
+        low, high = numerals.value(h.space.low), numerals.value(h.space.high)
+        values, scale = f"{low} to {high}", h.space.scale.replace("one_minus_log", "log of 1 − x")
+        scale += ", whole numbers" if h.space.type == "int" else ""
+    else:
+        values, scale = "; ".join(numerals.value(v) for v in h.space.values), "listed"
+    best = [numerals.value(trial.parameters.get(h.name)) for trial in study.leaders]
+    return [tag("code", escape(h.name)), h.role, escape(values), scale, *map(escape, best)]
+
+
+def _table(head: str, body: str, class_: str = "scroll") -> str:
+    table = tag("table", f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>")
+    return tag("div", table, class_=class_, tabindex=0)
