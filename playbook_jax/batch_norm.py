@@ -1,0 +1,265 @@
+"""Batch norm whose statistics come from as many examples as one likes.
+
+The playbook ("Batch normalization implementation details") wants that number apart from the batch size:
+statistics of about 64 examples often work better than those of more (ghost batch norm,
+https://arxiv.org/abs/1705.08741), and batch sizes can only be compared while it stays the same.
+
+Each device keeps moving averages of its own. They are linear combinations of the statistics of the steps,
+so it is enough to take their mean over the devices before they are used or saved, as the training run
+does at each evaluation and scheduled checkpoint.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import canonicalize_dtype
+
+from playbook_jax.errors import UsageError
+from playbook_jax.parallel import AXIS
+
+# Indices along AXIS of the devices that share their statistics.
+DeviceGroups = tuple[tuple[int, ...], ...]
+
+
+def layout(size: int, batch_size: int, devices: int, *, subsample: bool = False) -> tuple[int, int]:
+    """Returns into how many groups a device's batch is split, and how many devices make one group.
+
+    At least one of the two is 1.
+
+    Args:
+      size: how many examples each statistic comes from.
+      batch_size: the number of examples on a device.
+      devices: how many devices there are on all hosts.
+      subsample: whether the statistics come from the first examples of each device only.
+
+    Raises:
+      UsageError: the size does not fit; it is a `ValueError` and names those that do.
+    """
+    if subsample:
+        fitting = range(1, batch_size + 1)
+        groups = (1, 1)
+    else:
+        fitting = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+        fitting += [n * batch_size for n in range(2, devices + 1) if devices % n == 0]
+        groups = (max(1, batch_size // max(size, 1)), max(1, size // batch_size))
+    if size in fitting:
+        return groups
+    sizes = f"1 to {batch_size}" if subsample else ", ".join(str(n) for n in fitting)
+    raise UsageError(
+        f"virtual_batch_size {size} fits neither the {batch_size} examples of a device nor groups of "
+        f"{devices} device{'s' if devices > 1 else ''}; these sizes do: {sizes}"
+    )
+
+
+def _two_pass_moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+    mean = jnp.mean(x, axes, keepdims=True)
+    return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)
+
+
+def _shifted_moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+    # Var = E[(x − c)²] − E[x − c]² with any c; there is nothing to cancel if c is some standard deviations
+    # from the mean, as one of the elements is. With c = 0 the error would be 6e-8 · mean².
+    c = x[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(x.ndim))]
+    mean = jnp.mean(x - c, axes, keepdims=True)
+    square = jnp.mean(jnp.square(x - c), axes, keepdims=True)
+    return c + mean, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def _moments(x: Any, axes: tuple[int, ...], device_groups: DeviceGroups | None) -> tuple[Any, Any]:
+    """Returns mean and biased variance over `axes`, which keep size 1, and over groups of devices."""
+    # A CPU reads x once for each of the two in any case. Elsewhere one reading is enough for both.
+    mean, var = jax.lax.platform_dependent(
+        x,
+        cpu=functools.partial(_two_pass_moments, axes=axes),
+        default=functools.partial(_shifted_moments, axes=axes),
+    )
+    if device_groups is None:
+        return mean, var
+    # In one collective. A mean of squares would cancel again, so each device's moments are gathered.
+    means, variances = jax.lax.all_gather(
+        jnp.stack([mean, var]), AXIS, axis=1, axis_index_groups=device_groups
+    )
+    mean = jnp.mean(means, 0)
+    return mean, jnp.mean(variances + jnp.square(means - mean), 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5, 6))
+def _normalize(
+    x: Any,
+    scale: Any,
+    bias: Any,
+    axes: tuple[int, ...],
+    epsilon: float,
+    examples: int,
+    device_groups: DeviceGroups | None,
+) -> tuple[Any, Any, Any]:
+    """Returns `x` normalized over `axes`, then scaled and shifted, and the mean and variance used.
+
+    These are those of the first `examples` along the first axis.
+    """
+    mean, var = _moments(x[:examples], axes, device_groups)
+    return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+
+
+@_normalize.defjvp
+def _normalize_jvp(
+    axes: tuple[int, ...],
+    epsilon: float,
+    examples: int,
+    device_groups: DeviceGroups | None,
+    primals: Any,
+    tangents: Any,
+) -> tuple[Any, Any]:
+    # Written so that its transpose, the gradient, takes two sums over the batch (and one collective);
+    # differentiating `_normalize` would give three.
+    x, scale, bias = primals
+    x_dot, scale_dot, bias_dot = tangents
+    mean, var = _moments(x[:examples], axes, device_groups)
+    centered = x - mean
+    root = jax.lax.rsqrt(var + epsilon)
+    slope = root * scale
+    mean_dot = jnp.mean(x_dot[:examples], axes, keepdims=True)
+    half_var_dot = jnp.mean((centered * x_dot)[:examples], axes, keepdims=True)
+    if device_groups is not None:
+        mean_dot, half_var_dot = jax.lax.pmean(
+            jnp.stack([mean_dot, half_var_dot]), AXIS, axis_index_groups=device_groups
+        )
+    slope_dot = root * scale_dot - slope * jnp.square(root) * half_var_dot
+    y_dot = x_dot * slope + centered * slope_dot + (bias_dot - slope * mean_dot)
+    return (centered * slope + bias, mean, var), (y_dot, mean_dot, 2 * half_var_dot)
+
+
+def _device_groups(devices: int) -> DeviceGroups | None:
+    """Returns groups of that many consecutive devices; None for one."""
+    if devices == 1:
+        return None
+    starts = range(0, _device_count(), devices)
+    return tuple(tuple(range(start, start + devices)) for start in starts)
+
+
+def _device_count() -> int:
+    """Returns the size of AXIS, or 1 outside of it."""
+    try:
+        return jax.lax.axis_size(AXIS)
+    except NameError:
+        return 1
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization (https://arxiv.org/abs/1502.03167), in the place of `nn.BatchNorm`.
+
+        x = BatchNorm(virtual_batch_size=64, use_running_average=not train)(x)
+
+    The first axis holds the examples. With b of them on each of D devices of the axis `AXIS`, each
+    statistic comes from `virtual_batch_size` examples:
+
+        smaller than b        a part of the device's batch: groups of consecutive examples, or, with
+                              `subsample`, only the first ones, whose statistics serve the whole batch
+        b, or None            the device's batch
+        larger than b         the batches of consecutive devices, up to D · b, also across hosts
+
+    The parameters are `scale` and `bias`. The collection `batch_stats` has the moving averages `mean` and
+    `var` (of the biased variance), float32 whatever the type of the input. A step makes them
+    momentum · old + (1 − momentum) · (mean over the device's groups). During initialization, and outside
+    of `AXIS`, there is one device.
+
+    Attributes:
+      virtual_batch_size: must divide b, or be a multiple n b where n divides D; with `subsample` at most b.
+      subsample: see above.
+      use_running_average: normalize by the moving averages and leave them alone, as evaluation does; may
+        be given with the call instead.
+      axis: that of the features, or several; not the first.
+      momentum: of the moving averages; a number, or a traced scalar.
+      epsilon: is added to the variance.
+      dtype: of the result; None: that of input and parameters together.
+      param_dtype: of the parameters.
+      use_bias: whether to add one.
+      use_scale: whether to multiply by one.
+      bias_init: initializer.
+      scale_init: initializer.
+    """
+
+    virtual_batch_size: int | None = None
+    subsample: bool = False
+    use_running_average: bool | None = None
+    axis: int | tuple[int, ...] = -1
+    momentum: Any = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Callable[..., Any] = nn.initializers.zeros
+    scale_init: Callable[..., Any] = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Any, use_running_average: bool | None = None) -> Any:
+        """Returns `x` normalized.
+
+        Args:
+          x: [examples, …] with the features along `axis`.
+          use_running_average: see the attribute.
+
+        Raises:
+          UsageError: a `ValueError`: the virtual batch size does not fit (the message names those that
+            do), or `axis` is the first.
+        """
+        stored = nn.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        )
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
+        feature_axes = sorted(axis % x.ndim for axis in axes)
+        if 0 in feature_axes:
+            raise UsageError(
+                f"axis {self.axis} of shape {x.shape} holds the examples, not the features"
+            )
+        # Of the statistics and parameters as they meet x, and as they are stored.
+        shape = [n if axis in feature_axes else 1 for axis, n in enumerate(x.shape)]
+        features = [x.shape[axis] for axis in feature_axes]
+        averages = (
+            self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32),
+            self.variable("batch_stats", "var", jnp.ones, features, jnp.float32),
+        )
+        scale = bias = None
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, features, self.param_dtype)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, features, self.param_dtype)
+        factor = jnp.ones(shape) if scale is None else scale.reshape(shape)
+        summand = jnp.zeros(shape) if bias is None else bias.reshape(shape)
+
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if stored:
+            mean, var = (average.value.reshape(shape) for average in averages)
+            y = (wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * factor) + summand
+        else:
+            y, mean, var = self._by_batch(wide, factor, summand, feature_axes)
+            if not self.is_initializing():
+                for average, new in zip(averages, (mean, var), strict=True):
+                    new = jnp.mean(new.reshape(-1, *features), 0)
+                    new = self.momentum * average.value + (1 - self.momentum) * new
+                    average.value = new.astype(jnp.float32)
+        return y.astype(canonicalize_dtype(x, scale, bias, dtype=self.dtype))
+
+    def _by_batch(
+        self, x: Any, scale: Any, bias: Any, feature_axes: list[int]
+    ) -> tuple[Any, Any, Any]:
+        """Returns `x` normalized by its own statistics, and these: [groups, …] or like `scale`."""
+        groups, devices, examples = 1, 1, x.shape[0]
+        if self.virtual_batch_size is not None and not self.is_initializing():
+            size, subsample = self.virtual_batch_size, self.subsample
+            groups, devices = layout(size, examples, _device_count(), subsample=subsample)
+            examples = size if subsample else examples
+        axes = tuple(axis for axis in range(x.ndim) if axis not in feature_axes)
+        statics = (self.epsilon, examples, _device_groups(devices))
+        if groups == 1:
+            # A leading axis of size 1 would make the sums several times slower on a CPU.
+            return _normalize(x, scale, bias, axes, *statics)
+        grouped = x.reshape(groups, -1, *x.shape[1:])
+        axes = tuple(axis + 1 for axis in axes)
+        y, mean, var = _normalize(grouped, scale[None], bias[None], axes, *statics)
+        return y.reshape(x.shape), mean, var
