@@ -70,6 +70,7 @@ def random_input(seed=0, mean=0.5, dtype=np.float32):
     return (x * [0.5, 1, 2] + means).astype(dtype)
 
 
+@pytest.mark.playbook("ghost-batch-norm", "synchronized-batch-norm", "batch-norm-has-its-own-batch")
 @regimes
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 def test_forward_and_gradient(size, subsample, mapping):
@@ -256,6 +257,7 @@ def test_initialization_leaves_the_averages_alone():
         np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(CHANNELS))
 
 
+@pytest.mark.playbook("subsampled-batch-norm")
 def test_subsample_sees_only_the_first_examples():
     x = random_input()
     changed = x.copy()
