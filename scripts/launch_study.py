@@ -26,7 +26,9 @@ flags.DEFINE_string("workdir", None, "The study directory: made if missing, cont
 flags.DEFINE_bool(
     "dry_run", False, "Show the trials and what they cost, write study.json, run nothing."
 )
-flags.DEFINE_integer("workers", 0, "How many processes run trials. 0: one a core.")
+flags.DEFINE_integer(
+    "workers", 0, "How many processes run trials, 0 for one a core. On an accelerator, take 1."
+)
 
 
 def main(argv: list[str]) -> int:

@@ -267,9 +267,9 @@ def test_a_trial_that_cannot_be_run_ends_the_launcher(tmp_path):
 
 
 def test_only_one_launcher_at_a_time(tmp_path):
-    study = Study(tmp_path, notes="seconds=0.05").start()
+    study = Study(tmp_path, notes="seconds=0.1", num_trials=2).start()
     study.until(lambda: study.attempts(0))
-    second = Study(tmp_path, notes="seconds=0.05").start()
+    second = Study(tmp_path, notes="seconds=0.1", num_trials=2).start()
     code, _, errors = second.wait()
     assert code == 2
     assert f"is in use by process {study.process.pid}" in errors

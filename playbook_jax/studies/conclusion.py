@@ -40,10 +40,11 @@ def conclude(
     _print_counts(specification.name, statuses)
     best = directory.best(statuses, specification.objective["mode"])
     script = Path(command[0])
+    path = study.path if study.path.name.strip(".") else study.path.resolve()
     train_command = [
         str(script.with_name("train.py")),
-        f"--config={study.path / 'best_config.py'}",
-        f"--workdir={study.path.with_name(study.path.name + '_best')}",
+        f"--config={path / 'best_config.py'}",
+        f"--workdir={path.with_name(path.name + '_best')}",
         # With as many threads as the worker had, it computes the same bits.
         *(["--cores=1"] if hasattr(os, "sched_setaffinity") else []),
     ]
@@ -51,8 +52,9 @@ def conclude(
         print("No trial is COMPLETE: there is no best one.")
     else:
         parameters = trials[best]["parameters"]
-        text = objective_text(specification, statuses[best])
-        text += f" at step {statuses[best]['best_step']:,}"
+        status = statuses[best]
+        text = f"{specification.objective['metric']} {status['objective']:.4g}"
+        text += f" at step {status['best_step']:,}"
         _print_best(best, text, parameters)
         docstring = (
             f"The best trial of the study {specification.name!r}: trial {best}, {text}.\n\n"
@@ -68,11 +70,6 @@ def conclude(
     if best is not None:
         print(f"Train the best trial again: {shlex.join(train_command)}")
     return reported
-
-
-def objective_text(specification: Specification, status: Status) -> str:
-    """Returns "validation/error_rate 0.0123"."""
-    return f"{specification.objective['metric']} {status['objective']:.4g}"
 
 
 def _print_counts(name: str, statuses: Mapping[int, Status]) -> None:

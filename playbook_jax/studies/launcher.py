@@ -196,10 +196,9 @@ class _Run:
         self.ended(trial, self._study.fail(trial, config_lib.to_dict(config), reason))
 
     def _show(self) -> None:
-        text = f"{self._num_finished} of {len(self._trials)} trials"
+        text = f"{self._num_finished}/{len(self._trials)} trials"
         if self._best is not None:
-            best = conclusion.objective_text(self._specification, self._statuses[self._best])
-            text += f" · best {best} (trial {self._best})"
+            text += f" · best {self._statuses[self._best]['objective']:.4g}"
         self._line.update(self._done + sum(self._made.values()), text)
 
     def _interrupted(self) -> int:
