@@ -14,6 +14,7 @@ Everything is a ratio of things measured in turn within one run, in alternating 
 the range; absolute times depend on the machine and on whatever else it does. Lower is better.
 """
 
+import csv
 import functools
 import os
 import statistics
@@ -215,10 +216,10 @@ def fresh(arguments: list[str], environment: dict[str, str]) -> str:
     return result.stdout
 
 
-def our_study(cache: str) -> float:
-    """Returns the seconds of the digits study, report included, with this compilation cache."""
+def our_study(cache: str) -> tuple[float, int]:
+    """Returns the seconds of the digits study, report included, and the updates that it made."""
     with tempfile.TemporaryDirectory() as directory:
-        return measured(
+        seconds = measured(
             lambda: script(
                 "launch_study.py",
                 f"--config={STUDY}",
@@ -227,6 +228,8 @@ def our_study(cache: str) -> float:
                 environment={"JAX_COMPILATION_CACHE_DIR": cache},
             )
         )
+        with (Path(directory) / "study" / "study.csv").open() as table:
+            return seconds, sum(int(row["step"]) for row in csv.DictReader(table))
 
 
 def baseline_study(trials: int, steps: int) -> float:
@@ -254,15 +257,15 @@ def study() -> None:
         f"A study of {trials} trials x {steps:,} steps with {FLAGS.workers} workers, whole command:"
     )
     with tempfile.TemporaryDirectory() as cache:
-        cold = our_study(cache)
+        cold, updates = our_study(cache)
         pairs = paired(
-            lambda: our_study(cache),
+            lambda: our_study(cache)[0],
             lambda: baseline_study(measured_trials, steps),
             FLAGS.study_rounds,
         )
         ideal = paired(
-            lambda: our_study(cache),
-            lambda: float(script("benchmark.py", "--bare")) * trials * steps / FLAGS.workers,
+            lambda: our_study(cache)[0],
+            lambda: float(script("benchmark.py", "--bare")) * updates / FLAGS.workers,
             FLAGS.study_rounds,
         )
     scaled = trials / measured_trials
@@ -270,8 +273,10 @@ def study() -> None:
     show(f"against the baseline{how}", pairs, "goal 1/40", scaled)
     baseline = statistics.median(theirs for _, theirs in pairs)
     show("  its first time, with nothing compiled before", [(cold, baseline)], "once", scaled)
-    show(
-        "against trials x steps x bare step / workers", ideal, "1.00 cannot be beaten without scan"
+    show("against its updates x bare step / workers", ideal, "no more than a bound")
+    print(
+        f"  It made {updates:,} updates: trials that diverge end there. The baseline makes all "
+        f"{trials * steps:,}."
     )
 
 
