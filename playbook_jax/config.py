@@ -241,6 +241,8 @@ def _check_hparams(hparams: ConfigDict) -> None:
             raise UsageError(f"{where} must be finite; it is {value}")
         if name in _AT_LEAST_ZERO and value < 0:
             raise UsageError(f"{where} must not be negative; it is {value}")
+        if name == "rsqrt_timescale" and value <= 0:
+            raise UsageError(f"{where} must be positive; it is {value}")
         if name in _BELOW_ONE and not 0 <= value < 1:
             raise UsageError(f"{where} must be at least 0 and below 1; it is {value}")
         if name in ("warmup_steps", "post_warmup_steps") and value != int(value):

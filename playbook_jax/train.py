@@ -124,6 +124,8 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
         return f"out of memory: {text[:300]}"
+    if parallel.host_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+        return f"another host was lost, or the network: {text[:300]}"
     return f"{type(error).__name__}: {text[:500]}"
 
 

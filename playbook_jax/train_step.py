@@ -69,7 +69,7 @@ def initial_state(
     variables = workload.init(init_key)
     params = variables["params"]
     # The optimizer's state does not depend on its hyperparameters, so any will do.
-    optimizer = optimizers.make_optimizer(optimizer_name, {}, lambda step: 0.0)
+    optimizer = optimizers.make_optimizer(optimizer_name, {}, 0.0)
     averaged = {"params": params, "batch_stats": variables.get("batch_stats", {})}
     return TrainState(
         step=jnp.int32(0),
@@ -99,9 +99,9 @@ def make_update(
     def update(
         state: TrainState, batch: Any, hparams: Mapping[str, Any], max_train_steps: Any
     ) -> tuple[TrainState, Any]:
-        schedule = schedules.make_schedule(schedule_name, hparams, max_train_steps)
+        learning_rate = schedules.make_schedule(schedule_name, hparams, max_train_steps)(state.step)
         optimizer = optimizers.make_optimizer(
-            optimizer_name, hparams, schedule, decay_mask=workload.decay_mask(state.params)
+            optimizer_name, hparams, learning_rate, decay_mask=workload.decay_mask(state.params)
         )
         loss, gradients, batch_stats = _gradients(workload, state, batch, hparams)
         norm = optax.tree.norm(gradients)
@@ -111,7 +111,7 @@ def make_update(
         gradients = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         update_norm = optax.tree.norm(updates)
-        record = [loss, norm, update_norm, schedule(state.step), clipped]
+        record = [loss, norm, update_norm, learning_rate, clipped]
         advanced = dataclasses.replace(
             state,
             step=state.step + 1,

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line, trial
+from playbook_jax import command_line, hosts, trial
 from playbook_jax.errors import UsageError
 
 FLAGS = flags.FLAGS
@@ -29,6 +29,10 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "cores", 0, "On how many CPU cores to run; other numbers give other last bits. 0: all."
 )
+flags.DEFINE_string("coordinator", None, "Several hosts: ADDRESS:PORT of host 0, the same on all.")
+flags.DEFINE_integer("num_hosts", None, "Several hosts: how many there are.")
+flags.DEFINE_integer("host", None, "Several hosts: which one this is, from 0.")
+flags.DEFINE_integer("host_timeout", 300, "After how many seconds a silent host counts as lost.")
 
 
 def main(argv: list[str]) -> int:
@@ -42,9 +46,15 @@ def main(argv: list[str]) -> int:
         # Before jax is imported: it makes one thread for each core that it sees.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: FLAGS.cores])
 
+    all_hosts = hosts.find(FLAGS.coordinator, FLAGS.num_hosts, FLAGS.host, FLAGS.host_timeout)
+    if hosts.is_parent(all_hosts):
+        return hosts.watch(all_hosts, on_loss=lambda reason: _say_lost(all_hosts, reason))
+
     from playbook_jax import compilation_cache, progress, train
 
     compilation_cache.enable()
+    if all_hosts:
+        hosts.join(all_hosts)
     config = train.validate(FLAGS.config)
     stopped = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,6 +71,14 @@ def main(argv: list[str]) -> int:
         line.close()
     _report(status, config.checkpoint.metric)
     return trial.EXIT_CODES[status["state"]]
+
+
+def _say_lost(all_hosts: hosts.Hosts, reason: str) -> None:
+    """Writes what the aborted process could not, unless another host has ended the trial."""
+    path = Path(FLAGS.workdir) / "status.json"
+    status = trial.read_json(path)
+    if all_hosts.index == 0 and status and status["state"] == trial.RUNNING:
+        trial.write_json(path, status | {"state": trial.FAILED, "reason": reason})
 
 
 def _report(status: dict, metric: str) -> None:

@@ -48,6 +48,14 @@ def test_early_stopping_is_refused_with_the_reason():
         config_lib.complete(config)
 
 
+def test_the_timescale_of_rsqrt_must_be_positive():
+    config = small.digits()
+    with config.unlocked():
+        config.hparams.rsqrt_timescale = 0
+    with pytest.raises(UsageError, match="rsqrt_timescale must be positive"):
+        config_lib.complete(config)
+
+
 def test_missing_and_foreign_keys():
     config = small.digits()
     with config.unlocked():

@@ -1,0 +1,129 @@
+"""Several hosts: how a process finds the others, and what is said when one is lost.
+
+The same command runs on every host. On TPU pods and under Slurm jax finds the others by itself; elsewhere
+flags or the environment name them. When a host dies, the others' collectives abort their processes without
+any exception, so the work is done in a child process and a small parent says what happened.
+"""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from playbook_jax.errors import UsageError
+
+_CHILD = "PLAYBOOK_JAX_HOST_CHILD"  # set in the process that does the work
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """Which hosts share the work.
+
+    Attributes:
+      coordinator: "ADDRESS:PORT" of host 0; None where jax finds the cluster by itself.
+      count: how many hosts there are; None likewise.
+      index: which one this is; None likewise.
+      timeout: seconds after which a host that is missing or silent counts as lost.
+    """
+
+    coordinator: str | None
+    count: int | None
+    index: int | None
+    timeout: int
+
+    def __str__(self) -> str:
+        """Returns this host's name in messages."""
+        return "this host" if self.index is None else f"host {self.index} of {self.count}"
+
+
+def find(
+    coordinator: str | None,
+    count: int | None,
+    index: int | None,
+    timeout: int,
+    environment: Mapping[str, str] = os.environ,
+) -> Hosts | None:
+    """Returns the hosts that the flags or the environment name; None where there is only this one.
+
+    Args:
+      coordinator: as in `Hosts`; JAX_COORDINATOR_ADDRESS when None.
+      count: as in `Hosts`; JAX_NUM_PROCESSES when None.
+      index: as in `Hosts`; JAX_PROCESS_ID when None.
+      timeout: as in `Hosts`.
+      environment: where to look.
+
+    Raises:
+      UsageError: only some of the three are given, or they make no sense.
+    """
+    given = {
+        "--coordinator": coordinator or environment.get("JAX_COORDINATOR_ADDRESS"),
+        "--num_hosts": count if count is not None else environment.get("JAX_NUM_PROCESSES"),
+        "--host": index if index is not None else environment.get("JAX_PROCESS_ID"),
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        slurm = int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in environment
+        tpu_pod = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        return Hosts(None, None, None, timeout) if slurm or tpu_pod else None
+    if missing:
+        raise UsageError(
+            f"{' and '.join(missing)} missing: several hosts need --coordinator=ADDRESS:PORT of host "
+            "0, --num_hosts=N, and --host=I, from 0 to N − 1"
+        )
+    try:
+        count, index = int(given["--num_hosts"]), int(given["--host"])
+    except ValueError as error:
+        raise UsageError(f"--num_hosts and --host must be whole numbers ({error})") from error
+    if not 0 <= index < count:
+        raise UsageError(f"--host={index} must be from 0 to {count - 1}, with --num_hosts={count}")
+    if ":" not in given["--coordinator"]:
+        raise UsageError(f"--coordinator={given['--coordinator']} must be ADDRESS:PORT")
+    return Hosts(given["--coordinator"], count, index, timeout) if count > 1 else None
+
+
+def is_parent(hosts: Hosts | None) -> bool:
+    """Returns whether this process is the one that only watches."""
+    return hosts is not None and _CHILD not in os.environ
+
+
+def join(hosts: Hosts) -> None:
+    """Makes this process one of the hosts; aborts the process where another is missing."""
+    import jax
+
+    jax.distributed.initialize(
+        hosts.coordinator,
+        num_processes=hosts.count,
+        process_id=hosts.index,
+        initialization_timeout=hosts.timeout,
+        heartbeat_timeout_seconds=hosts.timeout,
+    )
+
+
+def watch(hosts: Hosts, on_loss: Callable[[str], Any]) -> int:
+    """Runs this command again as a child and returns its exit code, saying so if it is aborted.
+
+    Args:
+      hosts: the hosts; for the message.
+      on_loss: is told the reason when the child was aborted.
+    """
+    child = subprocess.Popen([sys.executable, *sys.argv], env=os.environ | {_CHILD: "1"})
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: child.send_signal(number))
+    code = child.wait()
+    if code >= 0:
+        return code
+    reason = (
+        f"{hosts} lost contact with another host, or was killed ({signal.Signals(-code).name}); "
+        f"nothing was heard for {hosts.timeout} s"
+    )
+    on_loss(reason)
+    print(
+        f"error: {reason}. See what the other hosts say; the same command on all hosts goes on "
+        "from the latest checkpoint",
+        file=sys.stderr,
+    )
+    return 1
