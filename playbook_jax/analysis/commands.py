@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import numerals
-from playbook_jax.analysis.findings import Finding, to_do
+from playbook_jax.analysis.findings import ACT, LOOK, Finding
 from playbook_jax.analysis.study import Study
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -14,10 +14,15 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command line and what it is for."""
+    """A command line and what it is for.
+
+    Attributes:
+      purpose: in a sentence.
+      words: of the command, quoted for the shell.
+    """
 
     purpose: str
-    line: str
+    words: tuple[str, ...]
 
 
 def commands(study: Study, findings: list[Finding]) -> list[Command]:
@@ -30,7 +35,7 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
     if study.best is not None:
         number = study.best.number
         found.append(Command(f"Train the best trial, {number}, again.", reproduce(study, number)))
-    if to_do(findings):
+    if any(finding.verdict in (ACT, LOOK) for finding in findings):
         found.append(
             Command(
                 "Change the study's config as the findings say, and launch it as a new study.",
@@ -46,12 +51,12 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
             )
         )
     found.append(
-        Command("Write this report anew.", shlex.join(["scripts/analyze.py", f"--study={shown}"]))
+        Command("Write this report anew.", _quote("scripts/analyze.py", f"--study={shown}"))
     )
     return found
 
 
-def reproduce(study: Study, number: int) -> str:
+def reproduce(study: Study, number: int) -> tuple[str, ...]:
     """Returns the command that trains a trial again, with as many threads: other numbers, other bits."""
     shown = display_path(study)
     directory = study.directory / "trials" / f"{number:03d}"
@@ -62,7 +67,7 @@ def reproduce(study: Study, number: int) -> str:
     threads = trial_lib.Trial(directory, {}, {}).provenance.get("threads")
     if isinstance(threads, int):
         words.append(f"--cores={threads}")
-    return shlex.join(words)
+    return _quote(*words)
 
 
 def display_path(study: Study) -> str:
@@ -74,8 +79,12 @@ def display_path(study: Study) -> str:
     return str(path.relative_to(_CHECKOUT) if path.is_relative_to(_CHECKOUT) else path)
 
 
-def _launch(study: Study, workdir: str) -> str:
+def _launch(study: Study, workdir: str) -> tuple[str, ...]:
     config = f"configs/studies/{study.name}.py"
     if not (_CHECKOUT / config).is_file():
         config = "YOUR_STUDY.py"
-    return shlex.join(["scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}"])
+    return _quote("scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}")
+
+
+def _quote(*words: str) -> tuple[str, ...]:
+    return tuple(map(shlex.quote, words))

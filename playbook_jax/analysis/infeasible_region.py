@@ -96,7 +96,7 @@ def _region(
     distances = places if side == LOW else 1 - places
     chance = crowding.chance(distances, np.flatnonzero(failed))
     # The cut that best parts the two kinds: the largest difference of the shares beyond it.
-    cuts = np.unique(distances[failed])
+    cuts = np.array(sorted(set(distances[failed])))
     beyond = distances[None, :] <= cuts[:, None]
     gain = beyond[:, failed].mean(axis=1) - beyond[:, ~failed].mean(axis=1)
     inside = beyond[np.argmax(gain)]

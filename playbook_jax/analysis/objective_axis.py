@@ -13,6 +13,7 @@ LOG_FROM = 8.0
 # The axis reaches this many times as far from the best as the typical (median) trial does; what lies
 # beyond is drawn as an arrow at its end, so that a trial at a loss of 10⁶ does not flatten the rest.
 REACH = 4.0
+DECADES = 2.0  # and a logarithmic axis always has room for so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,10 @@ class ObjectiveAxis:
 
 
 def objectives(metric: str, values: np.ndarray, maximize: bool) -> ObjectiveAxis:
-    """Returns the axis for the best objectives of trials, at least one, all finite."""
+    """Returns the axis for the best objectives of trials, all finite; bare where there are none."""
+    if not len(values):
+        bare = dataclasses.replace(_axis(metric, 0.0, 1.0, False, False).axis, ticks=())
+        return ObjectiveAxis(bare, 0.0, 1.0, False)
     zero = bool(np.any(values <= 0))
     positive = values[values > 0]
     log = (
@@ -46,6 +50,8 @@ def objectives(metric: str, values: np.ndarray, maximize: bool) -> ObjectiveAxis
     shown = turn(positive if log else values)
     best = float(shown.min())
     reach = best + REACH * (float(np.median(shown)) - best)
+    if log:
+        reach = max(reach, best + DECADES * math.log(10))
     worst = float(shown.max())
     if worst - best <= 1.3 * (reach - best) or reach == best:
         reach = worst
@@ -54,14 +60,22 @@ def objectives(metric: str, values: np.ndarray, maximize: bool) -> ObjectiveAxis
     return _axis(metric, low, high, log, zero and log)
 
 
-def curves(metric: str, values: np.ndarray) -> ObjectiveAxis:
-    """Returns the axis for all values of a metric along training curves, at least one finite."""
+def curves(metric: str, values: np.ndarray, rising: bool) -> ObjectiveAxis:
+    """Returns the axis for all values of a metric along training curves, at least one finite.
+
+    Args:
+      metric: its name.
+      values: of all curves.
+      rising: whether more is better; then a logarithmic axis would show the worst best.
+    """
     values = values[np.isfinite(values)]
     high = float(np.quantile(values, 0.995))  # a spike or two may leave the plot
     positive = values[values > 0]
-    log = bool(np.all(values >= 0) and len(positive) and high > LOG_FROM * positive.min())
-    low = float(positive.min() if log else values.min())
-    return _axis(metric, low, high, log, log and bool(np.any(values == 0)))
+    low = float(positive.min()) if len(positive) else 0.0
+    log = not rising and bool(np.all(values >= 0)) and high > LOG_FROM * low > 0
+    return _axis(
+        metric, low if log else float(values.min()), high, log, log and bool(np.any(values == 0))
+    )
 
 
 def _axis(metric: str, low: float, high: float, log: bool, zero: bool) -> ObjectiveAxis:

@@ -52,11 +52,12 @@ def save(study: Study, found: list[Finding]) -> epath.Path:
 
 def render(study: Study, found: list[Finding]) -> str:
     """Returns the page."""
+    groups = figures.draw(study)
     body = [
         sections.question(study),
         sections.answer(study, found),
-        sections.findings_section(found),
-        *(sections.figures_section(study, group) for group in figures.draw(study)),
+        sections.findings_section(found, groups),
+        *(sections.figures_section(study, group) for group in groups),
         sections.trials_section(study),
         sections.space_section(study),
         _commands(study, found),
@@ -88,7 +89,9 @@ def _commands(study: Study, found: list[Finding]) -> str:
     parts.append(tag("p", "To be run in the checkout of playbook_jax.", class_="hint"))
     for command in commands.commands(study, found):
         parts.append(tag("p", escape(command.purpose), class_="command"))
-        parts.append(tag("pre", escape(command.line)))
+        # A word a span: narrow screens break the line between them, and copies are not affected.
+        words = " ".join(tag("span", escape(word)) for word in command.words)
+        parts.append(tag("pre", words))
     return tag("section", "\n".join(parts), id="commands")
 
 

@@ -87,7 +87,7 @@ def _next(study: Study, findings: list[Finding]) -> str:
     if study.unfinished:
         number = numerals.plural(len(study.unfinished), "trial")
         todo.insert(0, f'<a href="#commands">Let the study go on: {number} to go.</a>')
-    list_of = items("ol", todo)
+    list_of = items("ol", todo) if len(todo) > 1 else "".join(tag("div", one) for one in todo)
     if not todo:
         undecided = [f for f in findings if f.verdict == CANNOT_TELL]
         if study.best is None:
@@ -106,13 +106,17 @@ def _next(study: Study, findings: list[Finding]) -> str:
     return tag("div", tag("h3", "What to do next") + list_of, class_="next")
 
 
-def findings_section(findings: list[Finding]) -> str:
+def findings_section(findings: list[Finding], groups: list[Group]) -> str:
     """Returns what the checks found, with evidence, action, and the playbook's section."""
-    parts = [_finding(i, finding) for i, finding in enumerate(findings)]
+    drawn = {group.id: group.title for group in groups}
+    drawn |= {
+        figure.id: figure.title or group.title for group in groups for figure in group.figures
+    }
+    parts = [_finding(i, finding, drawn) for i, finding in enumerate(findings)]
     return tag("section", tag("h2", "Findings") + "\n" + "\n".join(parts), id="findings")
 
 
-def _finding(index: int, finding: Finding) -> str:
+def _finding(index: int, finding: Finding, drawn: dict[str, str]) -> str:
     kind, path = _VERDICTS[finding.verdict]
     shape = svg.element("circle", cx=8, cy=8, r=7) + svg.element("path", d=path)
     icon = (
@@ -132,23 +136,18 @@ def _finding(index: int, finding: Finding) -> str:
     if finding.open_question:
         text = f"<strong>Open question.</strong> {prose(finding.open_question)}"
         parts.append(tag("p", text, class_="advice"))
-    parts.append(tag("p", _source(finding), class_="source"))
+    parts.append(tag("p", _source(finding, drawn), class_="source"))
     body = tag("div", "\n".join(part for part in parts if part))
     return tag("article", verdict + body, class_="finding", id=f"finding-{index}")
 
 
-def _source(finding: Finding) -> str:
+def _source(finding: Finding, drawn: dict[str, str]) -> str:
     links = []
     if finding.section:
         url = f"{playbook.load().source}#{playbook.anchor(finding.section)}"
         links.append(f'Playbook: <a href="{escape(url)}">{escape(finding.section)}</a>')
     shown = [
-        tag(
-            "a",
-            escape(name.removeprefix("axis-").removeprefix("hparams.").replace("-", " ")),
-            href=f"#{name}",
-        )
-        for name in finding.figures
+        tag("a", escape(drawn[name]), href=f"#{name}") for name in finding.figures if name in drawn
     ]
     if shown:
         links.append(f"{'Figure' if len(shown) == 1 else 'Figures'}: {', '.join(shown)}")
@@ -167,7 +166,8 @@ def _figure(figure: Figure) -> str:
     subtitle = tag("span", escape(figure.subtitle)) if figure.subtitle else ""
     head = tag("h3", escape(figure.title) + subtitle) if figure.title else ""
     note = tag("figcaption", prose(figure.note)) if figure.note else ""
-    return tag("figure", f"{head}\n{figure.svg}\n{note}", id=figure.id)
+    class_ = "first" if figure.starts_row else ""
+    return tag("figure", f"{head}\n{figure.svg}\n{note}", id=figure.id, class_=class_)
 
 
 def _legend(study: Study, keys: tuple[str, ...]) -> str:

@@ -52,11 +52,18 @@ def space(study: Study) -> str:
     """Returns the table of hyperparameters: what varies and where, and what is fixed."""
     heads = ["hyperparameter", "role", "search space", "scale"]
     heads += [f"trial {trial.number}" for trial in study.leaders]
+    kept = ["keep", "keep", "", "", *["keep"] * len(study.leaders)]  # what is not to be broken
     rows = [_varying(study, h) for h in study.hyperparameters]
     for path, value in study.specification.get("fixed", {}).items():
         cells = [tag("code", escape(path)), "fixed", escape(numerals.value(value)), ""]
         rows.append([*cells, *[""] * len(study.leaders)])
-    body = "\n".join(tag("tr", "".join(tag("td", cell) for cell in row)) for row in rows)
+    body = "\n".join(
+        tag(
+            "tr",
+            "".join(tag("td", cell, class_=class_) for cell, class_ in zip(row, kept, strict=True)),
+        )
+        for row in rows
+    )
     return _table("".join(tag("th", head, scope="col") for head in heads), body, "scroll space")
 
 

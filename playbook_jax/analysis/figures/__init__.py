@@ -26,6 +26,7 @@ class Figure:
       subtitle: a detail beside the title.
       svg: the picture, as markup.
       note: what must be known to read it, in a sentence or two.
+      starts_row: whether it begins a new row where there is room for two.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Figure:
     subtitle: str
     svg: str
     note: str = ""
+    starts_row: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ def draw(study: Study) -> Group | None:
         "Where in its run each complete trial was best. All in the first tenth: far too many steps. "
         "Mostly in the last quarter: more steps might help, unless a decaying schedule puts them there.",
         (figure,),
-        ("leaders", "complete"),
+        ("leaders", "complete") if len(trials) <= MOST_DOTS else (),
     )
 
 
@@ -85,7 +85,7 @@ def _bars(panel: Panel, study: Study, trials: list[Trial], bins: np.ndarray) -> 
         parts.append(
             svg.element(
                 "rect",
-                class_="bar",
+                class_="hist",
                 x=float(panel.left + i * width + 1),
                 y=y,
                 width=float(width - 2),

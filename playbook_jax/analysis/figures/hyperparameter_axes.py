@@ -18,6 +18,7 @@ from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.studies.search_space import Range
 
 ORDER = 10
+MANY = 60  # infeasible trials from which their crosses are drawn thinner
 STRIP = 24  # height of the strip that holds the infeasible trials
 JITTER = 0.56  # how much of a listed value's width its trials spread over
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -41,17 +42,19 @@ def draw(study: Study) -> Group | None:
 def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
     complete, infeasible = study.ranked, study.of_state(trial_lib.INFEASIBLE)
     values = np.array([trial.objective for trial in complete])
-    shown = objective_axis.objectives(
-        study.metric, values if len(values) else np.array([0.1, 1.0]), study.maximize
-    )
+    shown = objective_axis.objectives(study.metric, values, study.maximize)
+    strip = STRIP if infeasible else 0
     panel = Panel(
         x_axis(hyperparameter),
         shown.axis,
-        above=0 if study.maximize else STRIP,
-        below=STRIP if study.maximize else 0,
+        above=0 if study.maximize else strip,
+        below=strip if study.maximize else 0,
     )
     parts = [*_bounds(panel, hyperparameter), *panel.frame()]
-    parts += _infeasible(panel, study, hyperparameter, infeasible)
+    crosses = _infeasible(panel, study, hyperparameter, infeasible)
+    if crosses:
+        class_ = "crowd" if len(infeasible) > MANY else None
+        parts.append(svg.element("g", "".join(crosses), class_=class_))
     marks, beyond = _complete(panel, study, hyperparameter, complete, shown)
     if not complete:
         middle = (panel.left + panel.end) / 2
@@ -133,6 +136,8 @@ def _infeasible(
     panel: Panel, study: Study, hyperparameter: Hyperparameter, infeasible: list[Trial]
 ) -> list[str]:
     """Returns the crosses in their strip at the worse end of the vertical axis."""
+    if not infeasible:
+        return []
     y = panel.base - STRIP / 2 if study.maximize else panel.top + STRIP / 2
     border = panel.base - STRIP if study.maximize else panel.top + STRIP
     parts = [

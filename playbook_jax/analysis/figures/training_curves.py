@@ -16,6 +16,7 @@ from playbook_jax.analysis.study import Study, Trial
 ORDER = 20
 POINTS = 40_000  # in one plot: what keeps the page of 1,000 trials small
 FEWEST_POINTS = 12  # of one curve
+MANY, CROWD = 60, 300  # curves from which they are drawn thinner
 PREFERRED = ("error_rate", "accuracy", "loss")  # after the objective; others are not drawn
 SPLITS = ("validation", "train")
 
@@ -52,9 +53,11 @@ def _pair(study: Study, metrics: list[str]) -> list[Figure]:
     values = np.concatenate(values) if values else np.array([])
     if not np.isfinite(values).any():
         return []
-    shown = objective_axis.curves(metrics[0], values)
+    rising = metrics[0].endswith("accuracy") or (study.maximize and metrics[0] == study.metric)
+    shown = objective_axis.curves(metrics[0], values, rising)
     last = max(float(trial.evaluations["step"][-1]) for trial in drawn)
-    return [_plot(study, metric, drawn, shown.axis, last) for metric in metrics]
+    figures = [_plot(study, metric, drawn, shown.axis, last) for metric in metrics]
+    return [dataclasses.replace(figures[0], starts_row=True), *figures[1:]]
 
 
 def _plot(
@@ -75,9 +78,10 @@ def _plot(
         if trial.number not in leaders:
             diverged = trial.state == trial_lib.INFEASIBLE
             behind.append(_curve(panel, trial, metric, points, "bad" if diverged else None))
-            if diverged:
+            if diverged and len(drawn) <= CROWD:
                 ends.append(_cross(panel, trial, metric))
-    thin = " many" if len(drawn) > 60 else ""
+    # So many curves are a texture, in which only those that are pointed at need a mark of their own.
+    thin = " crowd" if len(drawn) > CROWD else " many" if len(drawn) > MANY else ""
     clip = f"clip-{metric.replace('/', '-')}"
     parts = [
         _clip(panel, clip),
@@ -140,7 +144,7 @@ def _front(panel: Panel, study: Study, metric: str, clip: str) -> list[str]:
 def _curve(panel: Panel, trial: Trial, metric: str, points: int, class_: str | None) -> str:
     steps, values = trial.evaluations["step"], trial.evaluations[metric]
     if len(steps) > points:
-        kept = np.unique(np.linspace(0, len(steps) - 1, points).astype(int))
+        kept = np.linspace(0, len(steps) - 1, points).astype(int)
         steps, values = steps[kept], values[kept]
     # A little beyond the plot is far enough for what lies outside; the clip cuts it off.
     y = np.clip(panel.up(values), panel.top - 40, panel.base + 40)

@@ -61,4 +61,5 @@ def check(study: Study) -> list[Finding]:
 
 def to_do(findings: list[Finding]) -> list[Finding]:
     """Returns the findings that ask for something, the pressing ones first."""
-    return [f for verdict in (ACT, LOOK) for f in findings if f.verdict == verdict]
+    verdicts = (ACT, LOOK, CANNOT_TELL)
+    return [f for verdict in verdicts for f in findings if f.verdict == verdict and f.action]

@@ -34,12 +34,13 @@ def check(study: Study) -> list[Finding]:
     if not ended:
         return [_finding(study, CANNOT_TELL, "No trial has ended.")]
     fraction = len(infeasible) / ended
-    answer = (
-        f"{numerals.sentence(numerals.share(len(infeasible), ended))[:-1]} "
-        f"{'trial that has' if ended == 1 else 'trials that have'} ended "
-        f"{'is' if len(infeasible) < 2 else 'are'} infeasible"
-    )
-    answer += f" ({numerals.percent(fraction)})." if 0 < fraction < 1 else "."
+    answer = f"{numerals.share(len(infeasible), ended)} trials that have ended "
+    answer += f"{'is' if len(infeasible) < 2 else 'are'} infeasible"
+    if ended == 1:
+        answer = f"the only trial that has ended is {'' if infeasible else 'not '}infeasible"
+    answer = numerals.sentence(answer)
+    if 0 < fraction < 1:
+        answer = f"{answer[:-1]} ({numerals.percent(fraction)})."
     if infeasible and not complete:
         action = (
             "Train one trial by hand with the smallest learning rate. If it diverges too, suspect a "
