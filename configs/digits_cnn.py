@@ -1,8 +1,9 @@
-"""A small residual CNN on the handwritten digits of scikit-learn.
+"""A small residual CNN with batch norm on the handwritten digits of scikit-learn.
 
     scripts/train.py --config=configs/digits_cnn.py --workdir=/tmp/digits_cnn
 
-Takes about XX seconds on one CPU core and ends near 1 % validation error.
+Takes about six seconds after the first compilation on one CPU core. The best validation error is near
+1 % (0.3 % with seed 0, which chance helps: 1 of 300 examples).
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,17 @@ def get_config() -> ConfigDict:
     """Returns the training config."""
     config = ConfigDict()
     config.workload = "digits"
-    config.model = ConfigDict({"name": "cnn", "channels": (16, 32)})
+    config.model = ConfigDict(
+        {
+            "name": "cnn",
+            "channels": (16, 32),
+            "norm": "batch",  # or "layer", "none"
+            "virtual_batch_size": 64,  # examples behind each statistic, whatever the batch size
+            "norm_placement": "pre",  # x + f(Norm(x)); or "res_post", "post"
+            "zero_init_residual": True,  # the blocks begin as the identity
+            "dtype": "float32",  # of the computation; or "bfloat16"
+        }
+    )
     config.dataset = ConfigDict(
         {
             "source": "memory",  # or "tf_data", which gives the same batches

@@ -1,11 +1,15 @@
-"""Layers for models with traced hyperparameters, which flax lacks."""
+"""Layers that flax lacks: for traced hyperparameters, and for architecture by config values."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from playbook_jax.batch_norm import BatchNorm
+from playbook_jax.errors import unknown
 
 # A rate is resolved to 1/65,536: one random word of 32 bits decides over two elements, which halves what
 # dropout costs where random numbers are slow (a CPU).
@@ -63,3 +67,101 @@ def _keep(key: Any, dropped: Any, shape: tuple[int, ...]) -> Any:
     words = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
     halves = jnp.concatenate([words & (_RESOLUTION - 1), words >> 16])
     return (halves[:size] >= dropped).reshape(shape)
+
+
+# The types that a model may compute in; its parameters, statistics and loss are float32 in any case.
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def dtype(name: str) -> Any:
+    """Returns the type of computation that a config names, to be given to layers as `dtype`.
+
+    Raises:
+      UsageError: there is none of this name.
+    """
+    if name not in DTYPES:
+        raise unknown("model.dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def make_norm(
+    kind: str, *, train: bool, virtual_batch_size: int | None = None, dtype: Any = None
+) -> Callable[[Any], Any]:
+    """Returns a new normalization layer of the module that calls this, by one config value.
+
+        x = make_norm(self.norm, train=train, virtual_batch_size=64)(x)
+
+    LayerNorm often does as well as batch norm, whose examples depend on each other (playbook, "Batch
+    normalization implementation details").
+
+    Args:
+      kind: a key of `NORMS`.
+      train: whether batch norm takes its statistics from the batch.
+      virtual_batch_size: see `BatchNorm`; the others need none.
+      dtype: of the result; the statistics are float32.
+
+    Raises:
+      UsageError: there is no such kind.
+    """
+    if kind not in NORMS:
+        raise unknown("norm", kind, NORMS)
+    return NORMS[kind](train, virtual_batch_size, dtype)
+
+
+NORMS: dict[str, Callable[..., Callable[[Any], Any]]] = {
+    "batch": lambda train, size, dtype: BatchNorm(size, use_running_average=not train, dtype=dtype),
+    "layer": lambda train, size, dtype: nn.LayerNorm(dtype=dtype),
+    "none": lambda train, size, dtype: lambda x: x,
+}
+
+# Where the norm is in a residual block: its names, and what the block computes.
+PLACEMENTS: dict[str, Callable[..., Any]] = {
+    "pre": lambda x, branch, norm, scale: x + scale(branch(norm(x))),
+    "res_post": lambda x, branch, norm, scale: x + scale(norm(branch(x))),
+    "post": lambda x, branch, norm, scale: norm(x + scale(branch(x))),
+}
+
+
+class Residual(nn.Module):
+    """A residual connection with the norm in one of three places.
+
+        x = Residual(norm, "pre")(x, lambda y: nn.Dense(width)(nn.relu(y)))
+
+    The playbook ("Potential fixes for common instability patterns") wants the norm inside:
+
+        pre       x + f(Norm(x))    https://arxiv.org/abs/2002.04745
+        res_post  x + Norm(f(x))    https://arxiv.org/abs/2111.09883
+        post      Norm(x + f(x))    the first Transformer's, and known to cause issues
+
+    After the last block the first two want one more norm, which `post` already has.
+
+    Attributes:
+      norm: makes the norm, without arguments; see `make_norm`.
+      placement: a key of `PLACEMENTS`.
+      zero_init: multiply the branch by a parameter that begins at zero (ReZero,
+        https://arxiv.org/abs/2003.04887), so that the block begins as the identity, or as Norm(x).
+    """
+
+    norm: Callable[[], Callable[[Any], Any]]
+    placement: str = "pre"
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: Any, branch: Callable[[Any], Any]) -> Any:
+        """Returns an array like `x`.
+
+        Args:
+          x: [batch, …, features].
+          branch: f, a module or a function that may make some; keeps shape and type.
+
+        Raises:
+          UsageError: there is no such placement.
+        """
+        if self.placement not in PLACEMENTS:
+            raise unknown("norm_placement", self.placement, PLACEMENTS)
+        return PLACEMENTS[self.placement](x, branch, self.norm(), self._scale)
+
+    def _scale(self, y: Any) -> Any:
+        if not self.zero_init:
+            return y
+        return self.param("residual_scale", nn.initializers.zeros, ()).astype(y.dtype) * y

@@ -2,37 +2,104 @@ import jax
 import numpy as np
 import pytest
 
-from playbook_jax import config as config_lib, workload
+from playbook_jax import checkpoints, config as config_lib, train, trial, workload
+from playbook_jax.errors import UsageError
 from tests import small
+
+CONFIG = config_lib.load(small.ROOT / "configs" / "digits_cnn.py")
+
+
+def make(**overrides):
+    return workload.find("digits")(config_lib.override(CONFIG, overrides))
+
+
+def tiny_cnn(**overrides):
+    """Small: convolutions take long to compile."""
+    values = {
+        "model.channels": (4, 8),
+        "model.virtual_batch_size": 8,
+        "batch_size": 32,
+        "eval_batch_size": 304,
+        "max_train_steps": 4,
+        "eval_every_steps": 4,
+        "checkpoint.every_steps": 4,
+    }
+    return config_lib.override(CONFIG, values | overrides)
 
 
 @pytest.fixture(scope="module")
-def cnn():
-    return workload.find("digits")(config_lib.load(small.ROOT / "configs" / "digits_cnn.py"))
+def batch():
+    return {k: x[:8] for k, x in make().splits()["train"].items()}
 
 
 @pytest.mark.playbook("zero-residual-branches")
-def test_residual_branches_of_the_cnn_begin_at_zero(cnn):
+def test_residual_branches_of_the_cnn_begin_at_zero(batch):
+    cnn = make()
     variables = cnn.init(jax.random.key(0))
-    batch = {k: x[:8] for k, x in cnn.splits()["train"].items()}
 
     def logits(params):
-        return np.asarray(cnn.apply({"params": params}, batch, {}, {}, train=False)[0])
+        return np.asarray(cnn.apply(variables | {"params": params}, batch, {}, {}, train=False)[0])
 
     params = variables["params"]
     plain = logits(params)
-    names = sorted(name for name in params if name.startswith("Conv"))
-    # Each stage has the convolution on the trunk, and two in the branch.
-    branches = [name for i, name in enumerate(names) if i % 3]
-    noise = {name: jax.tree.map(lambda x: x + 1, params[name]) for name in branches[::2]}
-    np.testing.assert_array_equal(logits(params | noise), plain)
-    # What ends a branch does reach the output once it is not zero any more.
-    noise = {branches[1]: jax.tree.map(lambda x: x + 1, params[branches[1]])}
-    assert np.abs(logits(params | noise) - plain).max() > 0.1
+    block = params["Residual_1"]
+    noise = block | {"Conv_1": jax.tree.map(lambda x: x + 1, block["Conv_1"])}
+    np.testing.assert_array_equal(logits(params | {"Residual_1": noise}), plain)
+    # The branch does reach the output once its scale is not zero any more.
+    noise = noise | {"residual_scale": np.float32(1)}
+    assert np.abs(logits(params | {"Residual_1": noise}) - plain).max() > 0.1
 
 
-def test_splits_are_disjoint_whole_and_like_each_other(cnn):
-    splits = cnn.splits()
+def test_batch_statistics_travel_through_the_run(tmp_path):
+    status = train.train(tiny_cnn(), tmp_path / "trial")
+    assert status["state"] == "COMPLETE"
+    saved = checkpoints.load(tmp_path / "trial", "latest")
+    means = [
+        x for path, x in jax.tree.leaves_with_path(saved["batch_stats"]) if "mean" in str(path)
+    ]
+    assert len(means) == 5  # two in each block, and one before the head
+    assert all(np.abs(mean).max() > 0.01 for mean in means)
+    # They are what evaluation uses: without them, it gives another loss.
+    cnn = workload.find("digits")(tiny_cnn())
+    data = cnn.splits()["validation"]
+
+    def loss(batch_stats):
+        variables = {"params": saved["params"], "batch_stats": batch_stats}
+        outputs, _ = cnn.apply(variables, data, {}, {}, train=False)
+        numerator, denominator = cnn.metrics(outputs, data)["loss"]
+        return np.sum(numerator) / np.sum(denominator)
+
+    reported = trial.load(tmp_path / "trial").evaluations["validation/loss"].iloc[-1]
+    assert loss(saved["batch_stats"]) == pytest.approx(reported, rel=1e-5)
+    fresh = jax.tree.map(np.zeros_like, saved["batch_stats"])
+    assert abs(loss(fresh) - reported) > 0.01 * reported
+
+
+def test_layer_norm_takes_batch_norms_place_by_one_value(batch):
+    variables = make(**{"model.norm": "layer"}).init(jax.random.key(0))
+    assert "batch_stats" not in variables
+    assert set(variables["params"]["Residual_0"]["LayerNorm_0"]) == {"scale", "bias"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.norm", "batchnorm", "unknown norm 'batchnorm'; did you mean 'batch'"),
+        (
+            "model.norm_placement",
+            "pre_norm",
+            "unknown norm_placement 'pre_norm'; did you mean 'pre'",
+        ),
+        ("model.dtype", "bf16", "unknown model.dtype 'bf16'"),
+    ],
+)
+def test_a_misspelt_architecture_is_told_before_anything_is_written(key, value, message):
+    with pytest.raises(UsageError, match=message):
+        train.validate(config_lib.override(CONFIG, {key: value}))
+
+
+def test_splits_are_disjoint_whole_and_like_each_other():
+    splits = make().splits()
     assert sum(len(split["label"]) for split in splits.values()) == 1_797
     for split in splits.values():
         shares = np.bincount(split["label"], minlength=10) / len(split["label"])

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from playbook_jax import losses
+from playbook_jax import layers, losses
 from playbook_jax.errors import unknown
-from playbook_jax.layers import Dropout
+from playbook_jax.layers import Dropout, Residual
 from playbook_jax.workload import Workload
 
 CLASSES = 10
@@ -37,38 +37,58 @@ class MLP(nn.Module):
     """Fully connected layers with ReLU and dropout."""
 
     hidden_sizes: tuple[int, ...]
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: Any, dropout_rate: Any, train: bool) -> Any:
         """Returns logits [batch, CLASSES] for images [batch, 8, 8, 1] between -1 and 1."""
+        dtype = layers.dtype(self.dtype)
         x = images.reshape(images.shape[0], -1)
         for size in self.hidden_sizes:
-            x = nn.relu(nn.Dense(size)(x))
+            x = nn.relu(nn.Dense(size, dtype=dtype)(x))
             x = Dropout(deterministic=not train)(x, dropout_rate)
-        return nn.Dense(CLASSES)(x)
+        return nn.Dense(CLASSES, dtype=dtype)(x)
 
 
 class CNN(nn.Module):
-    """A small residual network without normalization: x + f(x), f starting at zero.
+    """A small residual network (https://arxiv.org/abs/1603.05027): a block for each entry of `channels`.
 
-    Starting the residual branches at zero stands in for normalization (playbook, "How can
-    optimization failures be debugged and mitigated?"; https://arxiv.org/abs/2003.04887).
+    Each stage but the first halves height and width.
     """
 
     channels: tuple[int, ...]
+    norm: str = "batch"
+    virtual_batch_size: int | None = None
+    norm_placement: str = "pre"
+    zero_init_residual: bool = False
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: Any, dropout_rate: Any, train: bool) -> Any:
         """Returns logits [batch, CLASSES] for images [batch, 8, 8, 1] between -1 and 1."""
+        dtype = layers.dtype(self.dtype)
+        conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=dtype)
+        norm = functools.partial(
+            layers.make_norm,
+            self.norm,
+            train=train,
+            virtual_batch_size=self.virtual_batch_size,
+            dtype=dtype,
+        )
         x = images
         for stage, channels in enumerate(self.channels):
-            x = nn.Conv(channels, (3, 3), strides=min(stage + 1, 2))(x)
-            branch = nn.Conv(channels, (3, 3))(nn.relu(x))
-            branch = nn.Conv(channels, (3, 3), kernel_init=nn.initializers.zeros)(nn.relu(branch))
-            x = x + branch
+            x = conv(channels, strides=min(stage + 1, 2))(x)
+
+            def branch(y: Any, channels: int = channels) -> Any:
+                y = conv(channels)(nn.relu(y))
+                return conv(channels)(nn.relu(norm()(y)))
+
+            x = Residual(norm, self.norm_placement, self.zero_init_residual)(x, branch)
+        if self.norm_placement != "post":
+            x = norm()(x)
         x = nn.relu(x).reshape(x.shape[0], -1)
         x = Dropout(deterministic=not train)(x, dropout_rate)
-        return nn.Dense(CLASSES)(x)
+        return nn.Dense(CLASSES, dtype=dtype)(x)
 
 
 MODELS = {"mlp": MLP, "cnn": CNN}
