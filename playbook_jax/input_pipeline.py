@@ -2,7 +2,8 @@
 
 The data set is dealt into shards, example i into shard i mod `num_shards`. Shard s goes through its
 examples in the order of `epoch_order(seed, s, epoch)`, epoch after epoch, nothing dropped; batch t
-concatenates each shard's t-th stretch, of which a host makes those of its own shards. So batches depend neither on how many devices or hosts share
+concatenates each shard's t-th stretch, of which a host makes those of its own shards. So batches
+depend neither on how many devices or hosts share
 the work nor on where a run was interrupted, and both sources give the same.
 """
 

@@ -9,7 +9,8 @@ from small import ROOT
 from test_studies_specification import write
 
 from playbook_jax import config as config_lib, trial
-from playbook_jax.studies import specification
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import preview, specification
 
 RATES = [0.02, 0.05, 0.1, 1e4]  # the last one diverges
 # A tiny digits MLP; four Halton points in base 2 take each of its four learning rates once.
@@ -99,12 +100,16 @@ def test_a_study_on_digits_and_its_best_trial_trained_again(digits, tmp_path):
 
 def test_a_config_that_training_refuses_ends_with_one_line(tmp_path):
     config = write(tmp_path / "study.py", fixed={"optimizer": "nestorov"})
-    for extra in ([], ["--dry_run"]):
-        result = run("launch_study.py", f"--config={config}", f"--workdir={tmp_path / 's'}", *extra)
-        assert (result.returncode, result.stdout) == (2, "")
-        assert "unknown optimizer 'nestorov'; did you mean 'nesterov'?" in result.stderr
-        assert result.stderr.count("\n") == 1
-        assert not (tmp_path / "s").exists()
+    result = run(
+        "launch_study.py", f"--config={config}", f"--workdir={tmp_path / 's'}", "--workers=1"
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "unknown optimizer 'nestorov'; did you mean 'nesterov'?" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(UsageError, match="trial 0: unknown optimizer 'nestorov'"):
+        preview.preview(config, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_trial_goes_on_where_its_worker_was_killed(tmp_path, number):
 @pytest.mark.playbook("studies-survive-interruptions")
 def test_a_trial_that_kills_every_worker_fails_and_the_others_do_not(tmp_path):
     study = Study(tmp_path, notes="die=2")
-    code, output, _ = study.run()
+    code, output, _ = study.run(workers=1)
     assert code == 1
     assert study.states() == ["COMPLETE"] * 2 + ["FAILED"] + ["COMPLETE"] * 3
     assert len(study.attempts(2)) == 3  # once, and two retries
@@ -171,7 +171,7 @@ def test_a_trial_that_kills_every_worker_fails_and_the_others_do_not(tmp_path):
     assert status["reason"].startswith("its worker ended 3 times (SIGKILL, perhaps out of memory)")
     assert "5 COMPLETE, 1 FAILED\n  trial 2 FAILED: its worker ended" in output
     # A failed trial is a result too: it is not tried for ever.
-    assert study.run()[:2] == (code, output)
+    assert study.run(workers=1)[:2] == (code, output)
     assert len(study.attempts(2)) == 3
 
 
@@ -229,10 +229,10 @@ def test_a_second_ctrl_c_kills(tmp_path):
 @pytest.mark.playbook("studies-can-be-extended")
 def test_a_finished_study_can_be_extended_and_not_be_changed(tmp_path):
     study = Study(tmp_path)
-    study.run()
+    study.run(workers=1)
     old = trial.read_json(study.path / "study.json")["trials"]
     study.change(num_trials=8)
-    code, output, _ = study.run()
+    code, output, _ = study.run(workers=1)
     assert code == 0
     assert "8 trials, 8 COMPLETE" in output
     assert trial.read_json(study.path / "study.json")["trials"][:6] == old
@@ -240,7 +240,7 @@ def test_a_finished_study_can_be_extended_and_not_be_changed(tmp_path):
 
     before = {path: path.stat().st_mtime_ns for path in study.path.rglob("*")}
     study.change(num_trials=8, seed=1)
-    code, output, errors = study.run()
+    code, output, errors = study.run(workers=1)
     assert (code, output) == (2, "")
     assert "holds trials of another study (seed: 0 → 1); use another --workdir" in errors
     assert errors.count("\n") == 1
@@ -252,7 +252,7 @@ def test_a_finished_study_can_be_extended_and_not_be_changed(tmp_path):
 def test_a_config_that_cannot_be_run_leaves_nothing(tmp_path):
     spaces = {"hparams.momentum": {"scale": "linear", "low": 0.5, "high": 0.99}}
     study = Study(tmp_path, nuisance=spaces)
-    code, output, errors = study.run()
+    code, output, errors = study.run(workers=1)
     assert (code, output) == (2, "")
     # The first of the sampler's points above 0.9 is the fourth.
     assert errors == "error: trial 3: momentum 0.91846 is too much for this test\n"
@@ -261,15 +261,15 @@ def test_a_config_that_cannot_be_run_leaves_nothing(tmp_path):
 
 def test_a_trial_that_cannot_be_run_ends_the_launcher(tmp_path):
     study = Study(tmp_path, notes="refuse=1")
-    code, _, errors = study.run()
+    code, _, errors = study.run(workers=1)
     assert (code, errors) == (2, "error: trial 1: the directory is not for this trial\n")
     assert not (study.path / "trials" / "001").exists()
 
 
 def test_only_one_launcher_at_a_time(tmp_path):
-    study = Study(tmp_path, notes="seconds=0.1", num_trials=2).start()
+    study = Study(tmp_path, notes="seconds=0.05", num_trials=2).start(workers=1)
     study.until(lambda: study.attempts(0))
-    second = Study(tmp_path, notes="seconds=0.1", num_trials=2).start()
+    second = Study(tmp_path, notes="seconds=0.05", num_trials=2).start(workers=1)
     code, _, errors = second.wait()
     assert code == 2
     assert f"is in use by process {study.process.pid}" in errors
@@ -279,14 +279,14 @@ def test_only_one_launcher_at_a_time(tmp_path):
 def test_workers_that_cannot_start_say_why(tmp_path):
     study = Study(tmp_path)
     study.train_module = "tests.no_such_module"
-    code, output, errors = study.run()
+    code, output, errors = study.run(workers=1)
     assert (code, output) == (1, "")
     assert "the workers do not start (exit code 1): ModuleNotFoundError: No module named" in errors
     assert f"see {study.path}/logs/worker-" in errors
     assert not (study.path / "study.json").exists()
     # And after that, the directory is as good as new.
     study.train_module = "tests.fake_train"
-    assert study.run()[0] == 0
+    assert study.run(workers=1)[0] == 0
 
 
 @pytest.mark.playbook("traced-hyperparameters", "architecture-is-a-family")

@@ -20,7 +20,7 @@ SPACES = {
     "optimizer": {"values": ["adam", "nesterov", "sgd"]},
     "model.hidden_sizes": {"values": [[64], [64, 64]]},
 }
-GRID = (np.arange(100_000) + 0.5) / 100_000
+GRID = ((np.arange(20_000) + 0.5) / 20_000).tolist()
 # As near to 0 and 1 as Halton points come.
 UNIT = st.floats(0, 1, exclude_max=True)
 
