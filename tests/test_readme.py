@@ -36,5 +36,6 @@ def test_the_forking_example_works_as_it_stands(tmp_path):
 
 
 def test_the_files_and_commands_that_the_readme_names_exist():
-    for path in re.findall(r"(?:scripts|configs|docs)/[\w/]+\.(?:py|sh|md|png)", README):
-        assert (small.ROOT / path).exists() or path == "configs/breast_cancer.py", path
+    for path in re.findall(r"(?:scripts|configs|docs|workloads)/[\w/]+\.(?:py|sh|md|png)", README):
+        example = path == "configs/breast_cancer.py" or "NAME" in path
+        assert (small.ROOT / path).exists() or example, path
