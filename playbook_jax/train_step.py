@@ -103,11 +103,12 @@ def make_update(
         optimizer = optimizers.make_optimizer(
             optimizer_name, hparams, learning_rate, decay_mask=workload.decay_mask(state.params)
         )
-        loss, gradients, batch_stats = _gradients(workload, state, batch, hparams)
-        norm = optax.tree.norm(gradients)
+        numerator, denominator, gradients, batch_stats = _sums(workload, state, batch, hparams)
+        loss, norm = numerator / denominator, optax.tree.norm(gradients) / denominator
         # g' = λ g / |g| where |g| > λ (playbook, "Gradient clipping"); λ = 0 is off.
         clipped = (hparams["clip_norm"] > 0) & (norm > hparams["clip_norm"])
-        scale = jnp.where(clipped, hparams["clip_norm"] / norm, 1.0)
+        # One factor for the mean and for clipping: one way through the parameters less.
+        scale = jnp.where(clipped, hparams["clip_norm"] / norm, 1.0) / denominator
         gradients = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         update_norm = optax.tree.norm(updates)
@@ -129,10 +130,13 @@ def make_update(
     return update
 
 
-def _gradients(
+def _sums(
     workload: Workload, state: TrainState, batch: Any, hparams: Mapping[str, Any]
-) -> tuple[Any, Any, Any]:
-    """Returns loss, gradients and new batch statistics of the global batch."""
+) -> tuple[Any, Any, Any, Any]:
+    """Returns of the global batch the loss's numerator and denominator, the numerator's gradients,
+
+    and the new batch statistics.
+    """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     # Different on each device, unlike the initialization.
     rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(AXIS))}
@@ -147,8 +151,7 @@ def _gradients(
         sum_of_losses, has_aux=True
     )(state.params)
     numerator, denominator, gradients = jax.lax.psum((numerator, denominator, gradients), AXIS)
-    gradients = jax.tree.map(lambda g: g / denominator.astype(g.dtype), gradients)
-    return numerator / denominator, gradients, batch_stats
+    return numerator, denominator, gradients, batch_stats
 
 
 def _with_polyak(state: TrainState, decay: Any) -> TrainState:
