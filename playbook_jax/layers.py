@@ -1,7 +1,8 @@
 """Layers that flax lacks: for traced hyperparameters, and for architecture by config values."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from playbook_jax.batch_norm import BatchNorm
-from playbook_jax.errors import unknown
+from playbook_jax.errors import UsageError, unknown
 
 # A rate is resolved to 1/65,536: one random word of 32 bits decides over two elements, which halves what
 # dropout costs where random numbers are slow (a CPU).
@@ -67,6 +68,26 @@ def _keep(key: Any, dropped: Any, shape: tuple[int, ...]) -> Any:
     words = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
     halves = jnp.concatenate([words & (_RESOLUTION - 1), words >> 16])
     return (halves[:size] >= dropped).reshape(shape)
+
+
+def from_config(module: type[nn.Module], values: Mapping[str, Any]) -> nn.Module:
+    """Returns a module whose attributes are the values of a part of a config.
+
+    Raises:
+      UsageError: a key that the module has no attribute for, or an attribute without a value.
+    """
+    fields = {
+        field.name: field.default is dataclasses.MISSING
+        for field in dataclasses.fields(module)
+        if field.name not in ("parent", "name")
+    }
+    for key in values:
+        if key not in fields:
+            raise unknown(f"key of the model {module.__name__}", key, fields)
+    for key, required in fields.items():
+        if required and key not in values:
+            raise UsageError(f"the config lacks 'model.{key}', which {module.__name__} needs")
+    return module(**values)
 
 
 # The types that a model may compute in; its parameters, statistics and loss are float32 in any case.

@@ -104,10 +104,7 @@ class Digits(Workload):
         name = fields.pop("name")
         if name not in MODELS:
             raise unknown("model of the workload digits", name, MODELS)
-        for key in fields:
-            if key not in MODELS[name].__dataclass_fields__:
-                raise unknown(f"key of the model {name}", key, MODELS[name].__annotations__)
-        self.model = MODELS[name](**fields)
+        self.model = layers.from_config(MODELS[name], fields)
 
     def splits(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns images (uint8 from 0 to 16, [n, 8, 8, 1]) and labels (int32, [n])."""
