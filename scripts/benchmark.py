@@ -42,6 +42,7 @@ _SHORT, _LONG = (
     6_000,
 )  # steps of two runs; their difference is free of what each run costs once
 _LIBRARIES = "import jax, flax, optax"
+_ONE_BY_ONE = 4  # trials of the baseline without parallelism; 20 would take minutes
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", list(SECTIONS), f"Which sections: {', '.join(SECTIONS)}.")
@@ -232,8 +233,8 @@ def our_study(cache: str) -> tuple[float, int]:
             return seconds, sum(int(row["step"]) for row in csv.DictReader(table))
 
 
-def baseline_study(trials: int, steps: int) -> float:
-    """Returns the seconds of the baseline with so many trials."""
+def baseline_study(trials: int, steps: int, workers: int) -> float:
+    """Returns the seconds of the baseline with so many trials, so many at a time."""
     with tempfile.TemporaryDirectory() as directory:
         return measured(
             lambda: script(
@@ -241,7 +242,7 @@ def baseline_study(trials: int, steps: int) -> float:
                 f"--workdir={directory}",
                 f"--trials={trials}",
                 f"--steps={steps}",
-                f"--workers={FLAGS.workers}",
+                f"--workers={workers}",
             )
         )
 
@@ -260,8 +261,11 @@ def study() -> None:
         cold, updates = our_study(cache)
         pairs = paired(
             lambda: our_study(cache)[0],
-            lambda: baseline_study(measured_trials, steps),
+            lambda: baseline_study(measured_trials, steps, FLAGS.workers),
             FLAGS.study_rounds,
+        )
+        one_by_one = paired(
+            lambda: our_study(cache)[0], lambda: baseline_study(_ONE_BY_ONE, steps, 1), 1
         )
         ideal = paired(
             lambda: our_study(cache)[0],
@@ -270,7 +274,13 @@ def study() -> None:
         )
     scaled = trials / measured_trials
     how = "" if scaled == 1 else f", scaled from {measured_trials} trials"
-    show(f"against the baseline{how}", pairs, "goal 1/40", scaled)
+    show(f"against the baseline, as many at a time{how}", pairs, "goal 1/40", scaled)
+    show(
+        f"  its trials one after the other, scaled from {_ONE_BY_ONE}",
+        one_by_one,
+        "as a shell loop does",
+        trials / _ONE_BY_ONE,
+    )
     baseline = statistics.median(theirs for _, theirs in pairs)
     show("  its first time, with nothing compiled before", [(cold, baseline)], "once", scaled)
     show("against its updates x bare step / workers", ideal, "no more than a bound")
