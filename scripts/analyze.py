@@ -3,10 +3,11 @@
 
     scripts/analyze.py --study=/tmp/study
 
-Writes report.html into the study directory, which opens in any browser, offline, and prints the findings,
-one a line. Works at any time, also while the study runs. Needs no jax.
+Writes report.html into the study directory, which opens in any browser, offline, and prints the
+findings in short. Works at any time, also while the study runs. Needs no jax.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,16 +28,12 @@ def main(argv: list[str]) -> None:
     if not FLAGS.study:
         raise UsageError("--study=DIR is missing: the --workdir of scripts/launch_study.py")
 
-    from playbook_jax.analysis import findings, report, study
+    from playbook_jax.analysis import findings, report, study, summary
 
     read = study.load(FLAGS.study)
     found = findings.check(read)
     path = report.save(read, found)
-    width = max(map(len, findings.VERDICTS))
-    for finding in found:
-        print(f"{finding.verdict:<{width}}  {finding.answer}")
-        if finding.action:
-            print(f"{'':<{width}}  {finding.action}")
+    print(summary.text(read, found, min(100, shutil.get_terminal_size().columns)))
     print(f"Report: {path}")
 
 

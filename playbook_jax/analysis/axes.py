@@ -8,7 +8,7 @@ import numpy as np
 
 from playbook_jax.analysis import numerals
 
-ZERO_BAND = 0.09  # of a logarithmic axis that has a place for zero, at its low end
+END_BAND = 0.09  # of a logarithmic axis whose low end stands for all that is less
 PADDING = 0.04  # on both sides of what is drawn
 
 
@@ -46,20 +46,44 @@ def linear(low: float, high: float, label: str, *, most: int = 6) -> Axis:
     return Axis(label, place, tuple(ticks))
 
 
-def log(low: float, high: float, label: str, *, zero: bool = False) -> Axis:
-    """Returns a logarithmic axis; with `zero`, what is not above 0 is drawn at its low end."""
+def log(low: float, high: float, label: str, *, end: str = "") -> Axis:
+    """Returns a logarithmic axis.
+
+    Args:
+      low: its low bound, above 0.
+      high: its high bound.
+      label: what it measures.
+      end: the label of a place below `low` where all that is less is drawn, "0" if that is all there
+        is; empty for none.
+    """
     low, high = (low / 1.2, high * 1.2) if high / low < 1.2 else (low, high)
-    band = ZERO_BAND if zero else 0.0
+    band = END_BAND if end else 0.0
     width = math.log10(high / low)
 
     def place(values: np.ndarray) -> np.ndarray:
         values = np.asarray(values, float)
         with np.errstate(divide="ignore", invalid="ignore"):
             inside = band + (1 - band) * np.log10(values / low) / width
-        return np.where(values > 0, inside, np.where(np.isnan(values), np.nan, 0.0))
+        less = values < low * (1 - 1e-9) if end else values <= 0
+        return np.where(less, 0.0, inside)
 
-    ticks = [Tick(0.0, "0")] if zero else []
+    ticks = [Tick(0.0, end)] if end else []
     ticks += [Tick(float(place(value)), text) for value, text in _log_ticks(low, high)]
+    return Axis(label, place, tuple(ticks))
+
+
+def one_minus_log(low: float, high: float, label: str) -> Axis:
+    """Returns an axis on which 1 − value is logarithmic, so that 0.9, 0.99, 0.999 are equally apart."""
+    mirrored = log(1 - high, 1 - low, label)
+
+    def place(values: np.ndarray) -> np.ndarray:
+        return 1 - mirrored.place(1 - np.asarray(values, float))
+
+    ticks = []
+    for value, text in _log_ticks(1 - high, 1 - low)[::-1]:
+        labelled = text or math.isclose(value, 0.5)  # where such spaces often begin
+        words = numerals.number(1 - value) if labelled else ""
+        ticks.append(Tick(float(place(1 - value)), words))
     return Axis(label, place, tuple(ticks))
 
 

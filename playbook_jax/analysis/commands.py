@@ -4,6 +4,8 @@ import dataclasses
 import shlex
 from pathlib import Path
 
+from etils import epath
+
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import ACT, LOOK, Finding
@@ -61,13 +63,22 @@ def reproduce(study: Study, number: int) -> tuple[str, ...]:
     shown = display_path(study)
     directory = study.directory / "trials" / f"{number:03d}"
     config = "best_config.py"
-    if not (study.directory / config).exists():
+    if not _is_config_of(study.directory / config, number):
         config = f"trials/{number:03d}/config.json"
     words = ["scripts/train.py", f"--config={shown}/{config}", f"--workdir={shown}_best"]
     threads = trial_lib.Trial(directory, {}, {}).provenance.get("threads")
     if isinstance(threads, int):
         words.append(f"--cores={threads}")
     return _quote(*words)
+
+
+def _is_config_of(path: epath.Path, number: int) -> bool:
+    """Says whether the launcher wrote the config for this trial, and not for an earlier best one."""
+    try:
+        first = path.read_text().split("\n", 1)[0]
+    except OSError:
+        return False
+    return f": trial {number}, " in first
 
 
 def display_path(study: Study) -> str:

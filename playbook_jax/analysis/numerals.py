@@ -10,13 +10,18 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Returns a number as one would type it: "0.0316", "1.2e-5", "1000", with `digits` digits."""
+    """Returns a number as one would type it: "0.0316", "1.2e-5", "1000", with `digits` digits.
+
+    Just below 1 it has as many as show how far below: a momentum of 0.9987, and not of 0.999.
+    """
     if not math.isfinite(value):
         return str(value)
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
     if 1e-4 <= abs(value) < 1e6:
         decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        if 0.9 < abs(value) < 1:
+            decimals = max(decimals, 1 - math.floor(math.log10(1 - abs(value))))
         text = f"{value:.{decimals}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")

@@ -14,6 +14,9 @@ LOG_FROM = 8.0
 # beyond is drawn as an arrow at its end, so that a trial at a loss of 10⁶ does not flatten the rest.
 REACH = 4.0
 DECADES = 2.0  # and a logarithmic axis always has room for so many
+# How far below the best validation value the axis of curves goes: a training loss of 10⁻⁹ would leave
+# no room for the rest, and how small exactly it is does not matter.
+BELOW = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class ObjectiveAxis:
 def objectives(metric: str, values: np.ndarray, maximize: bool) -> ObjectiveAxis:
     """Returns the axis for the best objectives of trials, all finite; bare where there are none."""
     if not len(values):
-        bare = dataclasses.replace(_axis(metric, 0.0, 1.0, False, False).axis, ticks=())
+        bare = dataclasses.replace(_axis(metric, 0.0, 1.0, False).axis, ticks=())
         return ObjectiveAxis(bare, 0.0, 1.0, False)
     zero = bool(np.any(values <= 0))
     positive = values[values > 0]
@@ -57,15 +60,16 @@ def objectives(metric: str, values: np.ndarray, maximize: bool) -> ObjectiveAxis
         reach = worst
     ends = (best, reach) if not maximize else (-reach, -best)
     low, high = (math.exp(end) for end in ends) if log else ends
-    return _axis(metric, low, high, log, zero and log)
+    return _axis(metric, low, high, log, "0" if zero and log else "")
 
 
-def curves(metric: str, values: np.ndarray, rising: bool) -> ObjectiveAxis:
+def curves(metric: str, values: np.ndarray, validation: np.ndarray, rising: bool) -> ObjectiveAxis:
     """Returns the axis for all values of a metric along training curves, at least one finite.
 
     Args:
       metric: its name.
-      values: of all curves.
+      values: of all curves, validation and training.
+      validation: those that must be seen well.
       rising: whether more is better; then a logarithmic axis would show the worst best.
     """
     values = values[np.isfinite(values)]
@@ -73,17 +77,20 @@ def curves(metric: str, values: np.ndarray, rising: bool) -> ObjectiveAxis:
     positive = values[values > 0]
     low = float(positive.min()) if len(positive) else 0.0
     log = not rising and bool(np.all(values >= 0)) and high > LOG_FROM * low > 0
-    return _axis(
-        metric, low if log else float(values.min()), high, log, log and bool(np.any(values == 0))
-    )
+    if not log:
+        return _axis(metric, float(values.min()), high, False)
+    floor = validation[validation > 0].min(initial=np.inf) / BELOW
+    if low < floor < high:
+        return _axis(metric, float(floor), high, True, "less")
+    return _axis(metric, low, high, True, "0" if np.any(values == 0) else "")
 
 
-def _axis(metric: str, low: float, high: float, log: bool, zero: bool) -> ObjectiveAxis:
+def _axis(metric: str, low: float, high: float, log: bool, end: str = "") -> ObjectiveAxis:
     label = numerals.metric_label(metric)
     scale = 100.0 if numerals.is_rate(metric) else 1.0
     label += " (%)" if scale == 100 else ""
     if log:
-        axis = axes.log(low * scale, high * scale, label, zero=zero)
+        axis = axes.log(low * scale, high * scale, label, end=end)
     else:
         axis = axes.linear(low * scale, high * scale, label)
     axis = axes.padded(axis, 0.06)  # a star at the end stays clear of the frame

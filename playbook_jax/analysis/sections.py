@@ -16,6 +16,9 @@ _VERDICTS = {
 }
 
 
+SHOWN_VALUES = 10  # hyperparameters of the best trial, in the answer
+
+
 def question(study: Study) -> str:
     """Returns the title: the study's goal."""
     over = f"Study {escape(study.name)}, {numerals.plural(len(study.trials), 'trial')}"
@@ -25,7 +28,12 @@ def question(study: Study) -> str:
 
 def answer(study: Study, findings: list[Finding]) -> str:
     """Returns the answer so far in words, how the trials ended, and what to do next."""
-    parts = [tag("p", _best(study), class_="lede"), _counts(study), _next(study, findings)]
+    parts = [
+        tag("p", _best(study), class_="lede"),
+        _values(study),
+        _counts(study),
+        _next(study, findings),
+    ]
     return tag("section", "\n".join(parts), id="answer")
 
 
@@ -51,11 +59,37 @@ def _best(study: Study) -> str:
     )
     if len(study.ranked) == 1:
         return f"The only complete trial, trial {trial(best.number)}, reached {reached}"
-    runners = [f"{value(t)} (trial {trial(t.number)})" for t in study.leaders[1:]]
-    return (
+    best_is = (
         f"The best of {numerals.count(len(study.ranked))} complete trials is trial "
-        f"{trial(best.number)}, with {reached} Next came {numerals.join(runners)}."
+        f"{trial(best.number)}, with {reached}"
     )
+    even = [t for t in study.ranked[1:] if t.objective == best.objective]
+    if even:
+        numbers = numerals.some([trial(t.number) for t in even], 4)
+        one = len(even) == 1
+        return (
+            f"{best_is} {'Trial' if one else 'Trials'} {numbers} reached the same; of equals, the "
+            "first counts as the best."
+        )
+    runners = [f"{value(t)} (trial {trial(t.number)})" for t in study.leaders[1:]]
+    return f"{best_is} Next came {numerals.join(runners)}."
+
+
+def _values(study: Study) -> str:
+    """Returns the best trial's hyperparameters, as many as fit into a few lines."""
+    if study.best is None:
+        return ""
+    given = study.best.parameters
+    pairs = [
+        f"{escape(h.label)} <b>{escape(numerals.value(given[h.name]))}</b>"
+        for h in study.hyperparameters
+        if h.name in given
+    ]
+    more = len(pairs) - SHOWN_VALUES
+    if more > 1:
+        pairs[SHOWN_VALUES:] = [f'<a href="#space">and {more} more</a>']
+    lead = f"Trial {trial(study.best.number)}:"
+    return items("ul", [lead, *pairs], class_="values") if pairs else ""
 
 
 def _counts(study: Study) -> str:

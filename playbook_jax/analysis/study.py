@@ -152,6 +152,7 @@ def load(directory: epath.PathLike) -> Study:
         if specification["objective"]["mode"] not in ("min", "max"):
             raise ValueError("objective.mode")
         numerals.metric_label(specification["objective"]["metric"])
+        dict(specification.get("fixed", {}))
         varying = tuple(
             hyperparameters.parse(name, role, space)
             for role in ROLES
@@ -218,8 +219,8 @@ def _problem(status: Any) -> str:
         objective, best_step = status.get("objective"), status.get("best_step")
         if not isinstance(objective, numbers.Real) or not math.isfinite(objective):
             return "says COMPLETE and has no objective"
-        if not isinstance(best_step, int):
-            return "says COMPLETE and has no best step"
+        if not isinstance(best_step, int) or not 0 <= best_step <= (status.get("step") or 0):
+            return "says COMPLETE and has no best step in its run"
     return ""
 
 
@@ -227,7 +228,7 @@ def _evaluations(summary: Any) -> dict[str, np.ndarray]:
     stored = summary.get("evaluations") if isinstance(summary, dict) else None
     if not isinstance(stored, dict) or not isinstance(stored.get("step"), list):
         return {}
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for name, values in stored.items():
         try:
             column = np.array(values, float)  # null, for a number that was not finite, is NaN
@@ -235,4 +236,5 @@ def _evaluations(summary: Any) -> dict[str, np.ndarray]:
             continue
         if column.shape == (len(stored["step"]),):
             columns[name] = column
-    return columns if "step" in columns else {}
+    steps = columns.get("step", np.array([]))
+    return columns if len(steps) and np.isfinite(steps).all() else {}

@@ -5,7 +5,7 @@ Source: playbook, "Deciding how long to train when training is *not* compute-bou
 
 import numpy as np
 
-from playbook_jax.analysis import axes, svg
+from playbook_jax.analysis import axes, numerals, svg
 from playbook_jax.analysis.axes import Axis, Tick
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings.best_step import EARLY, LATE
@@ -49,18 +49,18 @@ def draw(study: Study) -> Group | None:
 
 def _counts(top: int) -> Axis:
     high = max(top, 4)
-    step = max(1, int(np.ceil(high / 4)))
-    ticks = tuple(Tick(v / (high + 0.5), str(v)) for v in range(step, high + 1, step))
+    ticks = tuple(
+        Tick(v / (high + 0.5), numerals.count(round(v)))
+        for v, step in axes.nice(0, high, 4)
+        if v and step >= 1
+    )
     return Axis("complete trials", lambda v: np.asarray(v, float) / (high + 0.5), ticks)
 
 
 def _zones(panel: Panel) -> list[str]:
     """Returns the parts of the run that the playbook names, shaded."""
     parts = []
-    for low, high, words in (
-        (0, EARLY, "first tenth"),
-        (LATE, 1, "last quarter"),
-    ):
+    for low, high, words in ((0, EARLY, "first tenth"), (LATE, 1, "last quarter")):
         x, end = (float(panel.across(100 * v)) for v in (low, high))
         parts.append(
             svg.element(
@@ -72,7 +72,7 @@ def _zones(panel: Panel) -> list[str]:
                 height=float(panel.base - panel.top + 6),
             )
         )
-        parts.append(svg.text((x + end) / 2, panel.top + 6, words, "zone middle"))
+        parts.append(svg.text(x + 4, panel.top + 6, words, "zone"))
     return parts
 
 
@@ -107,7 +107,8 @@ def _dots(panel: Panel, study: Study, trials: list[Trial], bins: np.ndarray) -> 
         heights[i] += 1
         if trial.number in ranks:
             class_ = f"star rank{ranks[trial.number]}"
-            stars.append(svg.star(x, y, class_, trial=trial.number))
+            size = min(9.5, max(5.0, 0.6 * height))
+            stars.append(svg.star(x, y, class_, size, trial=trial.number))
         else:
             dots.append(svg.dot(x, y, min(5.0, width / 3, height / 2.1), trial.number))
     return [svg.element("g", "".join(dots), class_="dots") if dots else "", *stars]

@@ -82,14 +82,14 @@ def describe(hyperparameter: Hyperparameter) -> str:
 
 
 def x_axis(hyperparameter: Hyperparameter) -> Axis:
-    """Returns the axis of a hyperparameter in its own scale; it takes `_x` of the values."""
+    """Returns the axis of a hyperparameter in its own units and scale; it takes `_x` of a trial."""
     space, label = hyperparameter.space, hyperparameter.label
     if not isinstance(space, Range):
         return axes.levels([numerals.value(level) for level in hyperparameter.levels], label)
     if space.scale == "log":
         return axes.padded(axes.log(space.low, space.high, label))
     if space.scale == "one_minus_log":
-        return axes.padded(axes.log(1 - space.high, 1 - space.low, f"1 − {label}"))
+        return axes.padded(axes.one_minus_log(space.low, space.high, label))
     return axes.padded(axes.linear(space.low, space.high, label))
 
 
@@ -105,7 +105,7 @@ def _x(hyperparameter: Hyperparameter, trial: Trial) -> float:
         )
     if math.isnan(hyperparameter.unit(value)):
         return math.nan
-    return 1 - value if hyperparameter.space.scale == "one_minus_log" else value
+    return value
 
 
 def _bounds(panel: Panel, hyperparameter: Hyperparameter) -> list[str]:
@@ -113,9 +113,7 @@ def _bounds(panel: Panel, hyperparameter: Hyperparameter) -> list[str]:
     space = hyperparameter.space
     if not isinstance(space, Range):
         return []
-    ends = np.array([space.low, space.high], float)
-    ends = 1 - ends if space.scale == "one_minus_log" else ends
-    low, high = np.sort(panel.across(ends))
+    low, high = panel.across(np.array([space.low, space.high], float))
     parts = []
     for x, start, end in ((low, panel.left, low), (high, high, panel.end)):
         parts.append(

@@ -25,12 +25,12 @@ def draw(study: Study) -> Group | None:
     """Returns a pair of plots, validation and training, for the objective and for the loss."""
     names = {name for trial in study.trials for name in trial.evaluations} - {"step"}
     kinds = dict.fromkeys([study.metric.split("/", 1)[-1], *PREFERRED])
-    figures = []
+    figures: list[Figure] = []
     for kind in kinds:
         pair = [f"{split}/{kind}" for split in SPLITS if f"{split}/{kind}" in names]
         if study.metric in names and study.metric.endswith(f"/{kind}") and study.metric not in pair:
             pair.insert(0, study.metric)
-        figures += _pair(study, pair)
+        figures += _pair(study, pair) if pair else []
     if not figures:
         return None
     return Group(
@@ -49,12 +49,15 @@ def _pair(study: Study, metrics: list[str]) -> list[Figure]:
     drawn = [trial for trial in study.trials if any(m in trial.evaluations for m in metrics)]
     # A diverging trial would stretch the axis until nothing else can be seen.
     judged = [t for t in drawn if t.state != trial_lib.INFEASIBLE] or drawn
-    values = [t.evaluations[m] for t in judged for m in metrics if m in t.evaluations]
-    values = np.concatenate(values) if values else np.array([])
+    first, *others = (
+        np.concatenate([t.evaluations[m] for t in judged if m in t.evaluations] or [[]])
+        for m in metrics
+    )
+    values = np.concatenate([first, *others])
     if not np.isfinite(values).any():
         return []
     rising = metrics[0].endswith("accuracy") or (study.maximize and metrics[0] == study.metric)
-    shown = objective_axis.curves(metrics[0], values, rising)
+    shown = objective_axis.curves(metrics[0], values, first, rising)
     last = max(float(trial.evaluations["step"][-1]) for trial in drawn)
     figures = [_plot(study, metric, drawn, shown.axis, last) for metric in metrics]
     return [dataclasses.replace(figures[0], starts_row=True), *figures[1:]]

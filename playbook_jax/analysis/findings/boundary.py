@@ -175,8 +175,8 @@ def _evidence(field: Field, axis: Hyperparameter, side: str, crowd: Crowd, axes:
     told = [
         f"The best {crowd.few} of {len(field.trials)} complete trials, {trials}, have {axis.label} "
         f"{values}; the bound is {numerals.value(axis.bound(side))}.",
-        f"The best one lies {numerals.percent(distances[0])} of the axis away from the bound, the "
-        f"median of the {crowd.few} {numerals.percent(np.nanmedian(distances))}.",
+        f"Their distance from the bound is {numerals.percent(distances[0])} of the axis for the best one, "
+        f"and {numerals.percent(np.nanmedian(distances))} in the median.",
         f"With the effects of the other hyperparameters taken out, the median of the best {crowd.few} "
         f"is {numerals.percent(crowd.depth)}. Drawn at random, as many trials lie so close to that "
         f"bound with probability {numerals.probability(crowd.chance)}; among {2 * axes} bounds, it is "

@@ -84,9 +84,9 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
             f"many lie so close to it with probability {numerals.probability(crowd.chance)}."
         )
     answers = {
-        ACT: f"The best trials lie right below where training diverges, {region.text}.",
-        LOOK: f"The best trials may lie right below where training diverges, {region.text}.",
-        FINE: f"The best trials keep away from where training diverges, {region.text}.",
+        ACT: f"The best trials lie right below where training diverges ({region.text}).",
+        LOOK: f"The best trials may lie right below where training diverges ({region.text}).",
+        FINE: f"The best trials keep away from where training diverges ({region.text}).",
     }
     trials = (best.number, *(t.number for t in region.infeasible))
     return _finding(verdict, answers[verdict], tuple(evidence), _figures(region), trials)

@@ -1,0 +1,43 @@
+"""What a study came to in a few lines, for a terminal."""
+
+import textwrap
+
+from playbook_jax.analysis import findings as findings_lib, numerals
+from playbook_jax.analysis.findings import Finding
+from playbook_jax.analysis.study import STATES, Study
+
+
+def text(study: Study, findings: list[Finding], width: int = 100) -> str:
+    """Returns how the trials ended, the best one, and a line or two a finding, what to do below it.
+
+    Args:
+      study: the study.
+      findings: what was found.
+      width: of a line, in characters.
+    """
+    counts = {name.lower(): len(study.of_state(name)) for name in STATES}
+    states = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    lines = [f"{study.name}: {numerals.plural(len(study.trials), 'trial')}, {states or 'none'}"]
+    if study.best is not None:
+        best = study.best
+        lines.append(
+            f"Best: trial {best.number}, {numerals.metric_label(study.metric)} "
+            f"{numerals.metric(study.metric, best.objective)} at step "
+            f"{numerals.count(best.best_step)} of {numerals.count(best.step)}"
+        )
+    margin = max(map(len, findings_lib.VERDICTS)) + 2
+    for finding in findings:
+        lines += _wrapped(f"{finding.verdict:<{margin}}", finding.answer, margin, width)
+        if finding.action:
+            lines += _wrapped(" " * margin + "Next: ", finding.action, margin, width)
+    return "\n".join(lines).replace(numerals.NO_BREAK, " ")
+
+
+def _wrapped(start: str, words: str, margin: int, width: int) -> list[str]:
+    return textwrap.wrap(
+        words,
+        max(width, margin + 20),
+        initial_indent=start,
+        subsequent_indent=" " * margin,
+        break_on_hyphens=False,
+    )
