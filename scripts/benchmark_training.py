@@ -94,8 +94,14 @@ def bare_loop(config: Any) -> Callable[[int], None]:
     )
     key = jax.random.key(0)
     variables = workload.init(key)
-    opt_state = optimizer.init(variables["params"])
-    state = (jnp.int32(0), variables["params"], variables.get("batch_stats", {}), opt_state, key)
+    state = (
+        jnp.int32(0),
+        variables["params"],
+        variables.get("batch_stats", {}),
+        optimizer.init(variables["params"]),
+        key,
+    )
+    state = jax.tree.map(jnp.copy, state)  # no two of them one buffer, which could not be donated
 
     def run(steps: int) -> None:
         nonlocal state
