@@ -37,11 +37,22 @@ OPTIONAL = {
     "log_every_steps": 100,  # one transfer of per-step records from the device each
     "steps_per_call": 1,  # updates that one call of the compiled step may run
     "device_mapping": "pmap",  # how the steps are run on all devices, or "shard_map"
+    "save_predictions": 0,  # of so many examples of validation, or of a tuple of them, by number
+    "initialize_from": {  # parameters to begin with, see transfer.py
+        "path": "",  # a trial directory or an .npz file; "": none, all are drawn
+        "step": "best",  # which checkpoint, or "latest", or a number
+        "polyak": False,  # the averaged parameters
+        "rename": (),  # pairs: a regular expression for a part of the path there, what it becomes
+        "skip": (),  # patterns of the paths here that are drawn nevertheless
+    },
+    "freeze": (),  # patterns, see parameter_rules.py, like the next two
+    "learning_rate_multipliers": (),  # pairs: a pattern, a number or the name of one of the hparams
+    "weight_decay_mask": (),  # pairs: a pattern, whether weight decay acts
     "notes": "",  # what this run is for; goes into the tables
 }
 CHECKPOINT_KEYS = ("every_steps", "keep_best", "metric", "mode")
-# Enter the compiled step as values, like the hparams: they never recompile.
-TRACED = ("hparams", "seed", "max_train_steps", "notes")
+# Enter the compiled step as values, like the hparams, or not at all: they never recompile.
+TRACED = ("hparams", "seed", "max_train_steps", "notes", "initialize_from")
 
 # Names of `hparams` that every run has, with the value when a config leaves them out.
 HPARAM_DEFAULTS = {
@@ -194,6 +205,10 @@ def complete(config: ConfigDict) -> ConfigDict:
                 )
             raise unknown("config key", f"checkpoint.{key}", CHECKPOINT_KEYS)
     values = {**OPTIONAL, **config.to_dict()}
+    values["initialize_from"] = {**OPTIONAL["initialize_from"], **values["initialize_from"]}
+    for key in values["initialize_from"]:
+        if key not in OPTIONAL["initialize_from"]:
+            raise unknown("config key", f"initialize_from.{key}", OPTIONAL["initialize_from"])
     values["hparams"] = {**HPARAM_DEFAULTS, **values["hparams"]}
     result = ConfigDict(values)
     _check_sizes(result)

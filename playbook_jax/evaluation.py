@@ -4,14 +4,16 @@ Partial batches are padded with examples of weight zero (playbook, "Evaluating m
 and metrics are summed as numerators and denominators before they are divided.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from playbook_jax import parallel
+from playbook_jax.errors import UsageError
 from playbook_jax.workload import Workload
 
 Arrays = Mapping[str, np.ndarray]
@@ -48,9 +50,43 @@ def train_sample(arrays: Arrays, size: int) -> Arrays:
 
     Evenly spaced, so that it does not depend on the seed and represents a sorted file too.
     """
-    total = len(next(iter(arrays.values())))
-    chosen = np.linspace(0, total, min(size, total), endpoint=False).astype(int)
+    chosen = sample_numbers(size, len(next(iter(arrays.values()))))
     return {name: x[chosen] for name, x in arrays.items()}
+
+
+def train_sample_size(config: ConfigDict, arrays: Mapping[str, Arrays]) -> int:
+    """Returns how large the sample of a run is; `arrays` has every split's."""
+    return config.eval_train_examples or len(next(iter(arrays["validation"].values())))
+
+
+def sample_numbers(size: int, total: int) -> np.ndarray:
+    """Returns which examples make up a sample of `size`, or all `total` where there are fewer."""
+    return np.linspace(0, total, min(size, total), endpoint=False).astype(int)
+
+
+def chosen_examples(chosen: int | Sequence[int], arrays: Arrays) -> np.ndarray:
+    """Returns the numbers of the examples that `config.save_predictions` chooses.
+
+    Args:
+      chosen: how many, evenly spaced, or which ones.
+      arrays: of the split.
+
+    Raises:
+      UsageError: it is neither, or a number is out of range.
+    """
+    total = len(next(iter(arrays.values())))
+    numbers = chosen if isinstance(chosen, tuple | list) else (chosen,)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise UsageError(
+            f"save_predictions must be a number of examples or a tuple of their numbers: {chosen!r}"
+        )
+    if not isinstance(chosen, tuple | list):
+        return sample_numbers(chosen, total)
+    if max(chosen, default=0) >= total:
+        raise UsageError(
+            f"save_predictions: there is no example {max(chosen)}; validation has 0 to {total - 1}"
+        )
+    return np.array(chosen, int)
 
 
 def make_evaluate(workload: Workload) -> Callable[..., dict[str, Any]]:
@@ -82,6 +118,42 @@ def make_evaluate(workload: Workload) -> Callable[..., dict[str, Any]]:
         return {name: sums[name] + total(pair) for name, pair in metrics.items()}
 
     return evaluate
+
+
+def make_predict(workload: Workload) -> Callable[..., dict[str, Any]]:
+    """Returns the function that predicts one batch, the same result on all devices.
+
+    Its arguments: variants, see `Program`; split, the arrays of `padded_batches`; index, which of the
+    batches; hparams. It returns the workload's predictions of the whole batch by name, those of the
+    averaged parameters with `polyak/` before the name.
+    """
+
+    def predict(
+        variants: Mapping[str, Any], split: Mapping[str, Any], index: Any, hparams: Any
+    ) -> dict[str, Any]:
+        batch = {name: x[index] for name, x in split.items()}
+        result = {}
+        for variant, variables in variants.items():
+            outputs, _ = workload.apply(variables, batch, hparams, {}, train=False)
+            for name, x in workload.predictions(outputs, batch).items():
+                result[variant + name] = jax.lax.all_gather(x, parallel.AXIS, tiled=True)
+        return result
+
+    return predict
+
+
+def check_predictions(workload: Workload, arrays: Arrays, variables: Any, hparams: Any) -> None:
+    """Raises a UsageError if the workload predicts nothing that could be saved."""
+
+    def predictions(variables: Any, batch: Any) -> Any:
+        outputs, _ = workload.apply(variables, batch, hparams, {}, train=False)
+        return workload.predictions(outputs, batch)
+
+    batch = {name: x[:1] for name, x in arrays.items()}
+    if not jax.eval_shape(predictions, variables, batch):
+        raise UsageError(
+            f"save_predictions: {type(workload).__name__} has no method `predictions` that gives some"
+        )
 
 
 def metric_names(workload: Workload, arrays: Arrays, params: Any, hparams: Any) -> list[str]:

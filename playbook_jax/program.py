@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from playbook_jax import (
     input_pipeline,
     optimizers,
     parallel,
+    parameter_rules,
     schedules,
     train_step,
     workload as workload_lib,
@@ -41,12 +43,15 @@ class Program:
       resident: what of the training set lies on the devices.
       splits: the padded batches of PERIODIC_SPLITS, on the devices.
       metrics: the names of the metrics.
+      rules: which parameters are frozen, learn slower, or decay.
+      examples: the numbers of the validation examples whose predictions are saved.
       init: (seed) → the state before step 0, on the devices.
       run_steps: see `train_step.make_run_steps`.
       settle: (state) → (state, copy, variants), with the batch statistics averaged over the devices.
         The copy can be read while the next step takes over the state's buffers. The variants are
         what is to be evaluated, {"": variables}, and {"polyak/": variables} where there are averages.
       evaluate: see `evaluation.make_evaluate`.
+      predict: see `evaluation.make_predict`; of `examples`, whose batches are `splits["examples"]`.
     """
 
     workload: workload_lib.Workload
@@ -54,14 +59,42 @@ class Program:
     resident: Any
     splits: Mapping[str, Any]
     metrics: tuple[str, ...]
+    rules: parameter_rules.ParameterRules
+    examples: np.ndarray
     init: Callable[[int], TrainState]
     run_steps: Callable[..., tuple[TrainState, Any, Any]]
     settle: Callable[[TrainState], tuple[TrainState, TrainState, Variants]]
     evaluate: Callable[..., dict[str, Any]]
+    predict: Callable[..., dict[str, Any]]
 
-    def restore(self, state: TrainState) -> TrainState:
-        """Returns a state of NumPy arrays on the devices."""
-        return parallel.replicate(state)
+    def restore(self, state: TrainState, of_devices: Any = None) -> TrainState:
+        """Returns a state of NumPy arrays on the devices.
+
+        Args:
+          state: the same on all of them.
+          of_devices: what `of_devices` gave, or None. From another number of devices it is of no use;
+            then all of them begin with the averaged statistics of `state`.
+        """
+        state = parallel.replicate(state)
+        if (
+            of_devices is None
+            or len(jax.tree.leaves(of_devices)[0]) != parallel.all_devices_count()
+        ):
+            return state
+        mine = parallel.host_part(parallel.all_devices_count())
+        own = jax.tree.map(lambda x: parallel.place(x[mine.start : mine.stop]), of_devices)
+        polyak = {**state.polyak, **own.get("polyak", {})}
+        return dataclasses.replace(state, batch_stats=own["batch_stats"], polyak=polyak)
+
+    def of_devices(self, state: TrainState) -> Any:
+        """Returns what differs from device to device, NumPy arrays [devices of all hosts, …].
+
+        These are the running statistics of batch norm and their moving average; None without any.
+        """
+        own: dict[str, Any] = {"batch_stats": state.batch_stats}
+        if state.polyak:
+            own["polyak"] = {"batch_stats": state.polyak["batch_stats"]}
+        return parallel.of_all_devices(own) if jax.tree.leaves(own) else None
 
     def start_evaluations(self, variants: Variants, hparams: Any) -> dict[str, Any]:
         """Returns the sums of all periodic metrics by name, while the devices still compute them."""
@@ -88,6 +121,14 @@ class Program:
                 sums,
             )
         return sums
+
+    def start_predictions(self, variants: Variants, hparams: Any) -> list[dict[str, Any]]:
+        """Returns, a batch each, the predictions of `examples`, while the devices compute them."""
+        data = self.splits.get("examples", {"weight": np.zeros((1, 0))})
+        return [
+            self.predict(variants, data, np.int32(index), hparams)
+            for index in range(data["weight"].shape[1])
+        ]
 
 
 def get(config: ConfigDict) -> Program:
@@ -118,6 +159,9 @@ def _build(static_part: str) -> Program:
 
     hparams = {name: np.float32(0) for name in config.hparams}
     variables = jax.eval_shape(workload.init, jax.random.key(0))
+    rules = parameter_rules.of_config(config, variables["params"])
+    _check_batch_norm(config, workload, variables, arrays["train"], hparams)
+    examples = evaluation.chosen_examples(config.save_predictions, arrays["validation"])
     metrics = evaluation.metric_names(workload, arrays["train"], variables, hparams)
     polyak = "polyak_decay" in config.hparams
     names = [
@@ -129,15 +173,21 @@ def _build(static_part: str) -> Program:
     if config.checkpoint.metric not in names:
         raise unknown("checkpoint.metric", config.checkpoint.metric, names)
 
-    sample_size = config.eval_train_examples or len(next(iter(arrays["validation"].values())))
     samples = {
-        "train": evaluation.train_sample(arrays["train"], sample_size),
+        "train": evaluation.train_sample(
+            arrays["train"], evaluation.train_sample_size(config, arrays)
+        ),
         "validation": arrays["validation"],
     }
+    if len(examples):
+        evaluation.check_predictions(workload, arrays["validation"], variables, hparams)
+        samples["examples"] = {name: x[examples] for name, x in arrays["validation"].items()}
     run_steps = train_step.make_run_steps(
-        workload, config.optimizer, config.schedule, source.gather, config.steps_per_call
+        workload, config.optimizer, config.schedule, source.gather, config.steps_per_call, rules
     )
-    init = functools.partial(train_step.initial_state, workload, config.optimizer, polyak=polyak)
+    init = functools.partial(
+        train_step.initial_state, workload, config.optimizer, polyak=polyak, rules=rules
+    )
     on_devices = functools.partial(parallel.on_devices, mapping=config.device_mapping)
     on_init = on_devices(lambda seed, _: init(seed=seed), (None, 0))
     devices = np.zeros(parallel.device_count(), np.int8)
@@ -152,12 +202,15 @@ def _build(static_part: str) -> Program:
             for name, sample in samples.items()
         },
         metrics=tuple(metrics),
+        rules=rules,
+        examples=examples,
         init=lambda seed: on_init(np.uint32(seed), devices),
         run_steps=on_devices(run_steps, (0, 0, 0, 0, None, None, None, None, None), donate=(0, 1)),
         settle=on_devices(_settle, (0,), donate=(0,)),
         evaluate=on_devices(
             evaluation.make_evaluate(workload), (0, 0, 0, None, None, 0), donate=(5,)
         ),
+        predict=on_devices(evaluation.make_predict(workload), (0, 0, None, None)),
     )
 
 
@@ -183,11 +236,38 @@ def _check_batch_sizes(config: ConfigDict, train_size: int) -> None:
             f"{train_size} examples"
         )
     devices = parallel.all_devices_count()
-    if config.batch_size % devices:
-        lower = config.batch_size // devices * devices
-        fitting = [str(size) for size in (lower, lower + devices) if 0 < size <= train_size]
+    shards = config.dataset.num_shards or 1
+    unit = math.lcm(devices, shards)
+    if config.batch_size % unit:
+        lower = config.batch_size // unit * unit
+        fitting = [str(size) for size in (lower, lower + unit) if 0 < size <= train_size]
+        over = f"{devices} devices" + f" and {shards} dataset.num_shards" * (shards > 1)
         raise UsageError(
-            f"batch_size {config.batch_size} cannot be split evenly over {devices} devices; "
-            f"the nearest that can: {', '.join(fitting)}"
+            f"batch_size {config.batch_size} cannot be split evenly over {over}; "
+            f"the nearest that can: {', '.join(fitting) or 'none up to the training set'}"
         )
     input_pipeline.num_shards_of(config)
+
+
+def _check_batch_norm(
+    config: ConfigDict,
+    workload: workload_lib.Workload,
+    variables: Mapping[str, Any],
+    train: Mapping[str, np.ndarray],
+    hparams: Mapping[str, Any],
+) -> None:
+    """Lets a model with batch norm see the shapes of a training step, and refuse them if it must."""
+    if not jax.tree.leaves(variables.get("batch_stats", {})):
+        return
+    size = (parallel.device_count(), config.batch_size // parallel.all_devices_count())
+    batch = {
+        name: jax.ShapeDtypeStruct((*size, *x.shape[1:]), x.dtype) for name, x in train.items()
+    }
+
+    def apply(variables: Any, batch: Any) -> Any:
+        rngs = {"dropout": jax.random.key(0)}
+        return workload.apply(variables, batch, hparams, rngs, train=True)
+
+    jax.eval_shape(
+        parallel.on_devices(apply, (None, 0), mapping=config.device_mapping), variables, batch
+    )

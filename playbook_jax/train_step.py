@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from playbook_jax import divergence, optimizers, schedules
+from playbook_jax import divergence, group_norms, optimizers, schedules
 from playbook_jax.parallel import AXIS
+from playbook_jax.parameter_rules import ParameterRules
 from playbook_jax.trial import STEP_COLUMNS
 from playbook_jax.workload import Workload
+
+_NO_RULES = ParameterRules()
 
 
 @jax.tree_util.register_dataclass
@@ -28,7 +31,7 @@ class TrainState:
       step: int32, the number of completed updates.
       params: the model's parameters.
       batch_stats: running statistics of batch norm, each device's own between evaluations.
-      opt_state: the optimizer's state; holds no hyperparameter.
+      opt_state: the optimizer's state, of the parameters that are not frozen; holds no hyperparameter.
       key: the seed's key, the same on all devices; each step folds in its number and the device's.
       first_loss: float32, the loss of step 0, for the divergence rule.
       high_loss_steps: int32, for how many steps on end the loss has been too high.
@@ -55,7 +58,11 @@ def cast_hparams(hparams: Mapping[str, float]) -> dict[str, np.ndarray]:
 
 
 def initial_state(
-    workload: Workload, optimizer_name: str, seed: Any, polyak: bool = False
+    workload: Workload,
+    optimizer_name: str,
+    seed: Any,
+    polyak: bool = False,
+    rules: ParameterRules = _NO_RULES,
 ) -> TrainState:
     """Returns the state before step 0, a function of the seed alone (the same on every host).
 
@@ -64,6 +71,7 @@ def initial_state(
       optimizer_name: a key of `optimizers.OPTIMIZERS`.
       seed: uint32, may be traced.
       polyak: whether to keep a moving average of the parameters.
+      rules: which parameters are frozen.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
     variables = workload.init(init_key)
@@ -75,7 +83,7 @@ def initial_state(
         step=jnp.int32(0),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(rules.trained(params)),
         key=jax.random.key_data(key),
         first_loss=jnp.float32(0),
         high_loss_steps=jnp.int32(0),
@@ -87,36 +95,48 @@ def initial_state(
 
 
 def make_update(
-    workload: Workload, optimizer_name: str, schedule_name: str
+    workload: Workload,
+    optimizer_name: str,
+    schedule_name: str,
+    rules: ParameterRules = _NO_RULES,
+    record_group_norms: bool = False,
 ) -> Callable[[TrainState, Any, Mapping[str, Any], Any], tuple[TrainState, Any]]:
     """Returns the function of one step: (state, batch, hparams, max_train_steps) → (state, record).
 
     The record is a float32 row in the order of STEP_COLUMNS: the loss with label smoothing and
     without weight decay; the global norm of the gradient before clipping and weight decay; the norm
-    of the change of the parameters; the learning rate; 1 where the gradient was clipped.
+    of the change of the parameters; the learning rate; 1 where the gradient was clipped. Frozen
+    parameters (see `ParameterRules`) take part in none of them. With `record_group_norms` the norms
+    of `group_norms.norms` follow.
     """
 
     def update(
         state: TrainState, batch: Any, hparams: Mapping[str, Any], max_train_steps: Any
     ) -> tuple[TrainState, Any]:
         learning_rate = schedules.make_schedule(schedule_name, hparams, max_train_steps)(state.step)
+        trained = rules.trained(state.params)
+        mask = rules.decay_mask(state.params, workload.decay_mask(state.params))
         optimizer = optimizers.make_optimizer(
-            optimizer_name, hparams, learning_rate, decay_mask=workload.decay_mask(state.params)
+            optimizer_name, hparams, learning_rate, decay_mask=mask
         )
-        numerator, denominator, gradients, batch_stats = _sums(workload, state, batch, hparams)
+        numerator, denominator, gradients, batch_stats = _sums(
+            workload, rules, state, batch, hparams
+        )
         loss, norm = numerator / denominator, optax.tree.norm(gradients) / denominator
+        groups = [g / denominator for g in group_norms.norms(gradients) if record_group_norms]
         # g' = λ g / |g| where |g| > λ (playbook, "Gradient clipping"); λ = 0 is off.
         clipped = (hparams["clip_norm"] > 0) & (norm > hparams["clip_norm"])
         # One factor for the mean and for clipping: one way through the parameters less.
         scale = jnp.where(clipped, hparams["clip_norm"] / norm, 1.0) / denominator
         gradients = jax.tree.map(lambda g: g * scale.astype(g.dtype), gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        updates = rules.scaled(updates, hparams)
         update_norm = optax.tree.norm(updates)
-        record = [loss, norm, update_norm, learning_rate, clipped]
+        record = [loss, norm, update_norm, learning_rate, clipped, *groups]
         advanced = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=rules.joined(optax.apply_updates(trained, updates), state.params),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
@@ -131,17 +151,22 @@ def make_update(
 
 
 def _sums(
-    workload: Workload, state: TrainState, batch: Any, hparams: Mapping[str, Any]
+    workload: Workload,
+    rules: ParameterRules,
+    state: TrainState,
+    batch: Any,
+    hparams: Mapping[str, Any],
 ) -> tuple[Any, Any, Any, Any]:
-    """Returns of the global batch the loss's numerator and denominator, the numerator's gradients,
+    """Returns the loss's numerator and denominator, the numerator's gradients, the new batch statistics.
 
-    and the new batch statistics.
+    All of the global batch; the gradients without those of frozen parameters.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     # Different on each device, unlike the initialization.
     rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(AXIS))}
 
-    def sum_of_losses(params: Any) -> tuple[Any, Any]:
+    def sum_of_losses(trained: Any) -> tuple[Any, Any]:
+        params = rules.joined(trained, state.params)
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, batch_stats = workload.apply(variables, batch, hparams, rngs, train=True)
         numerator, denominator = workload.loss(outputs, batch, hparams)
@@ -149,7 +174,7 @@ def _sums(
 
     (numerator, (denominator, batch_stats)), gradients = jax.value_and_grad(
         sum_of_losses, has_aux=True
-    )(state.params)
+    )(rules.trained(state.params))
     numerator, denominator, gradients = jax.lax.psum((numerator, denominator, gradients), AXIS)
     return numerator, denominator, gradients, batch_stats
 
@@ -182,10 +207,12 @@ def make_run_steps(
     schedule_name: str,
     gather: Callable[[Any, Any], Any],
     steps_per_call: int,
+    rules: ParameterRules = _NO_RULES,
+    record_group_norms: bool = False,
 ) -> Callable[..., tuple[TrainState, Any, Any]]:
     """Returns the function that runs up to `steps_per_call` updates in one call of the device.
 
-    Its arguments: state; records, a float32 buffer [rows, len(STEP_COLUMNS)]; resident, whatever of
+    Its arguments: state; records, a float32 buffer [rows, columns]; resident, whatever of
     the data set lies on the device; feed, the input of the steps, first axis `steps_per_call`; row,
     where in `records` to go on writing; num_steps (at most `steps_per_call`; traced, so any number
     costs no compilation and gives the same bits); stop, 1 where this host is asked to stop; hparams;
@@ -198,8 +225,10 @@ def make_run_steps(
       schedule_name: a key of `schedules.SCHEDULES`.
       gather: makes the batch from `resident` and one row of `feed`.
       steps_per_call: 1 makes no loop: a convolution inside of one is over 20 times slower on CPU.
+      rules: which parameters are frozen, learn slower, or decay.
+      record_group_norms: see `make_update`.
     """
-    update = make_update(workload, optimizer_name, schedule_name)
+    update = make_update(workload, optimizer_name, schedule_name, rules, record_group_norms)
 
     def run_steps(
         state: TrainState,
@@ -228,6 +257,6 @@ def make_run_steps(
     return run_steps
 
 
-def new_records(rows: int) -> np.ndarray:
+def new_records(rows: int, columns: int = len(STEP_COLUMNS)) -> np.ndarray:
     """Returns an empty buffer of per-step records."""
-    return np.zeros((rows, len(STEP_COLUMNS)), np.float32)
+    return np.zeros((rows, columns), np.float32)
