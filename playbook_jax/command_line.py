@@ -63,7 +63,8 @@ def _define_config(arguments: Sequence[str]) -> list[str]:
     if not path:
         raise UsageError("--config=FILE is missing, e.g. --config=configs/digits_mlp.py")
     config = config_lib.load(path)
-    for name in ("notes",):  # optional keys that a command line may set although the file does not
+    # Optional keys that a command line may set although the file does not.
+    for name in ("notes", "record_group_norms"):
         with config.unlocked():
             config[name] = config.get(name, config_lib.OPTIONAL[name])
     _check_overrides(config, rest)

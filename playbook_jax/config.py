@@ -48,6 +48,7 @@ OPTIONAL = {
     "freeze": (),  # patterns, see parameter_rules.py, like the next two
     "learning_rate_multipliers": (),  # pairs: a pattern, a number or the name of one of the hparams
     "weight_decay_mask": (),  # pairs: a pattern, whether weight decay acts
+    "record_group_norms": False,  # the gradient's norm by top-level module, at every step
     "notes": "",  # what this run is for; goes into the tables
 }
 CHECKPOINT_KEYS = ("every_steps", "keep_best", "metric", "mode")

@@ -15,12 +15,14 @@ from ml_collections import ConfigDict
 from playbook_jax import (
     config as config_lib,
     evaluation,
+    group_norms,
     input_pipeline,
     optimizers,
     parallel,
     parameter_rules,
     schedules,
     train_step,
+    trial,
     workload as workload_lib,
 )
 from playbook_jax.errors import UsageError, unknown
@@ -43,6 +45,7 @@ class Program:
       resident: what of the training set lies on the devices.
       splits: the padded batches of PERIODIC_SPLITS, on the devices.
       metrics: the names of the metrics.
+      columns: the names of the per-step records' columns.
       rules: which parameters are frozen, learn slower, or decay.
       examples: the numbers of the validation examples whose predictions are saved.
       init: (seed) → the state before step 0, on the devices.
@@ -59,6 +62,7 @@ class Program:
     resident: Any
     splits: Mapping[str, Any]
     metrics: tuple[str, ...]
+    columns: tuple[str, ...]
     rules: parameter_rules.ParameterRules
     examples: np.ndarray
     init: Callable[[int], TrainState]
@@ -183,8 +187,16 @@ def _build(static_part: str) -> Program:
         evaluation.check_predictions(workload, arrays["validation"], variables, hparams)
         samples["examples"] = {name: x[examples] for name, x in arrays["validation"].items()}
     run_steps = train_step.make_run_steps(
-        workload, config.optimizer, config.schedule, source.gather, config.steps_per_call, rules
+        workload,
+        config.optimizer,
+        config.schedule,
+        source.gather,
+        config.steps_per_call,
+        rules,
+        config.record_group_norms,
     )
+    trained = rules.trained(variables["params"])
+    groups = group_norms.columns(trained) if config.record_group_norms else ()
     init = functools.partial(
         train_step.initial_state, workload, config.optimizer, polyak=polyak, rules=rules
     )
@@ -202,6 +214,7 @@ def _build(static_part: str) -> Program:
             for name, sample in samples.items()
         },
         metrics=tuple(metrics),
+        columns=trial.STEP_COLUMNS + groups,
         rules=rules,
         examples=examples,
         init=lambda seed: on_init(np.uint32(seed), devices),

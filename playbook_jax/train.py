@@ -170,7 +170,9 @@ class _Run:
         self._total = config_lib.total_steps(config)
         self._source = input_pipeline.make_source(config, self._program.arrays["train"])
         self._state = self._program.init(config.seed)
-        self._step = self._stretch_start = self._restore()
+        writer.write("steps.json", {"columns": self._program.columns})
+        self.origin: Mapping[str, Any] = {}  # what is to be said of it in the provenance
+        self._step = self._stretch_start = self._restore(start)
         self._records = self._new_records()
         self._in_flight: collections.deque[Any] = collections.deque()
         self._infeasible: tuple[str, int] | None = None  # the reason and the step
@@ -223,7 +225,8 @@ class _Run:
         return min(self._total, *((self._step // every + 1) * every for every in intervals))
 
     def _new_records(self) -> Any:
-        return parallel.replicate(train_step.new_records(self._config.log_every_steps))
+        rows, columns = self._config.log_every_steps, len(self._program.columns)
+        return parallel.replicate(train_step.new_records(rows, columns))
 
     def _send_steps(self, num_steps: int, asked_to_stop: bool) -> None:
         """Sends the next steps to the devices, which may be busy with earlier ones."""

@@ -123,7 +123,7 @@ def make_update(
             workload, rules, state, batch, hparams
         )
         loss, norm = numerator / denominator, optax.tree.norm(gradients) / denominator
-        groups = [g / denominator for g in group_norms.norms(gradients) if record_group_norms]
+        groups = group_norms.norms(gradients) if record_group_norms else []
         # g' = λ g / |g| where |g| > λ (playbook, "Gradient clipping"); λ = 0 is off.
         clipped = (hparams["clip_norm"] > 0) & (norm > hparams["clip_norm"])
         # One factor for the mean and for clipping: one way through the parameters less.
@@ -132,7 +132,8 @@ def make_update(
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         updates = rules.scaled(updates, hparams)
         update_norm = optax.tree.norm(updates)
-        record = [loss, norm, update_norm, learning_rate, clipped, *groups]
+        record = [loss, norm, update_norm, learning_rate, clipped]
+        record += [g / denominator for g in groups]
         advanced = dataclasses.replace(
             state,
             step=state.step + 1,

@@ -4,7 +4,8 @@
     provenance.json   command, commit and diff, versions, devices, seeds
     status.json       state, reason, step, best_step, objective
     metrics.jsonl     a line an evaluation: step, train/…, validation/…
-    steps.f32         the per-step records: row t is the update t, float32 in STEP_COLUMNS' order
+    steps.f32         the per-step records: row t is the update t, float32
+    steps.json        the names of their columns
     timing.jsonl      whatever depends on the clock
     summary.json      written at the end; all that the report of a study reads
     checkpoints/      see checkpoints.py
@@ -41,8 +42,8 @@ PENDING, RUNNING, COMPLETE, INFEASIBLE, FAILED, INTERRUPTED = STATES = (
 EXIT_CODES = {COMPLETE: 0, FAILED: 1, INFEASIBLE: 3, INTERRUPTED: 75}
 FINISHED = (COMPLETE, INFEASIBLE, FAILED)
 
+# The first columns of every trial's per-step records; norms by parameter group may follow.
 STEP_COLUMNS = ("loss", "gradient_norm", "update_norm", "learning_rate", "clipped")
-_ROW_BYTES = 4 * len(STEP_COLUMNS)
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 CURVE_POINTS = 200  # more than a plot shows; keeps the report of 1,000 trials small
 
@@ -100,14 +101,21 @@ def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
     return rows
 
 
+def step_columns(directory: epath.PathLike) -> tuple[str, ...]:
+    """Returns the names of the columns of a trial's per-step records, STEP_COLUMNS the first."""
+    header = read_json(epath.Path(directory) / "steps.json", {"columns": STEP_COLUMNS})
+    return tuple(header["columns"])
+
+
 def read_steps(directory: epath.PathLike) -> np.ndarray:
-    """Returns the per-step records, float32 of shape [steps, len(STEP_COLUMNS)]."""
+    """Returns the per-step records, float32 of shape [steps, len(step_columns(directory))]."""
+    columns = len(step_columns(directory))
     try:
         data = (epath.Path(directory) / "steps.f32").read_bytes()
     except OSError:
         data = b""
-    rows = len(data) // _ROW_BYTES
-    return np.frombuffer(data[: rows * _ROW_BYTES], "<f4").reshape(rows, len(STEP_COLUMNS))
+    rows = len(data) // (4 * columns)
+    return np.frombuffer(data[: rows * 4 * columns], "<f4").reshape(rows, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +155,11 @@ class Trial:
 
     @functools.cached_property
     def steps(self) -> "pd.DataFrame":
-        """A row an update: `step` and STEP_COLUMNS; row t was made with learning rate schedule(t)."""
+        """A row an update: `step` and `step_columns`; row t was made with learning rate schedule(t)."""
         import pandas as pd
 
         records = read_steps(self.directory)
-        frame = pd.DataFrame(records, columns=list(STEP_COLUMNS))
+        frame = pd.DataFrame(records, columns=list(step_columns(self.directory)))
         frame.insert(0, "step", np.arange(len(records)))
         return frame
 
@@ -236,12 +244,12 @@ class Writer:
         return read_json(self.directory / "status.json", new_status())
 
     def write(self, name: str, value: Any) -> None:
-        """Writes one of the JSON files (`provenance.json`, `status.json`, `summary.json`)."""
+        """Writes one of the JSON files; `steps.json` must be there before the first records."""
         if self._writes:
             write_json(self.directory / name, value)
 
     def append_steps(self, records: np.ndarray) -> None:
-        """Appends per-step records, float32 [rows, len(STEP_COLUMNS)]."""
+        """Appends per-step records, float32 [rows, columns of `steps.json`]."""
         if self._writes:
             with (self.directory / "steps.f32").open("ab") as file:
                 file.write(np.ascontiguousarray(records, "<f4").tobytes())
@@ -258,10 +266,10 @@ class Writer:
             return
         steps = self.directory / "steps.f32"
         if steps.exists():
-            data = steps.read_bytes()
-            if len(data) != step * _ROW_BYTES:
+            data, size = steps.read_bytes(), 4 * step * len(step_columns(self.directory))
+            if len(data) != size:
                 part = steps.with_name(".steps.f32.part")
-                part.write_bytes(data[: step * _ROW_BYTES])
+                part.write_bytes(data[:size])
                 part.replace(steps)
         for name in ("metrics.jsonl", "timing.jsonl"):
             path = self.directory / name
@@ -280,13 +288,14 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
     Returns:
       `steps` (updates made), `gradient_norm` (`percentiles` by name, `histogram` with `edges` in
       log10 and `counts`), `clipped_fraction`, `curves` (per-step records thinned to at most
-      CURVE_POINTS: `step`, `loss` and `gradient_norm`, each the mean, and `gradient_norm_max`, the
-      largest, of the stretch of steps that ends there), `evaluations` (every metric as a list beside
-      `step`, thinned likewise, the best kept), `best` and `final` (the metrics at those evaluations).
+      CURVE_POINTS: `step`, `loss`, `gradient_norm` and that of each parameter group, each the mean,
+      and `gradient_norm_max`, the largest, of the stretch of steps that ends there), `evaluations`
+      (every metric as a list beside `step`, thinned likewise, the best kept), `best` and `final`
+      (the metrics at those evaluations).
     """
     records = read_steps(directory)
     evaluations = read_json_lines(epath.Path(directory) / "metrics.jsonl")
-    loss, norms, clipped = records[:, 0], records[:, 1], records[:, 4]
+    norms, clipped = records[:, 1], records[:, 4]
     finite = norms[np.isfinite(norms)].astype(np.float64)
     best = [row for row in evaluations if row.get("step") == status.get("best_step")]
     return {
@@ -299,7 +308,7 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
             "histogram": _histogram(finite),
         },
         "clipped_fraction": float(np.mean(clipped > 0)) if len(records) else None,
-        "curves": _thin_records(loss, norms),
+        "curves": _thin_records(records, step_columns(directory)),
         "evaluations": _thin_evaluations(evaluations, status.get("best_step")),
         "best": best[-1] if best else None,
         "final": evaluations[-1] if evaluations else None,
@@ -314,16 +323,17 @@ def _histogram(norms: np.ndarray) -> dict[str, list[float]]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def _thin_records(loss: np.ndarray, norms: np.ndarray) -> dict[str, list[float]]:
-    edges = np.unique(np.linspace(0, len(loss), CURVE_POINTS + 1).astype(int))
+def _thin_records(records: np.ndarray, columns: Sequence[str]) -> dict[str, list[float]]:
+    edges = np.unique(np.linspace(0, len(records), CURVE_POINTS + 1).astype(int))
     starts, ends = edges[:-1], edges[1:]
-    counts = ends - starts
+    averaged = [0, 1, *range(len(STEP_COLUMNS), len(columns))]
     with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.add.reduceat(records[:, averaged].astype(np.float64), starts)
+        means = sums / (ends - starts)[:, None]
         return {
             "step": (ends - 1).tolist(),
-            "loss": (np.add.reduceat(loss.astype(np.float64), starts) / counts).tolist(),
-            "gradient_norm": (np.add.reduceat(norms.astype(np.float64), starts) / counts).tolist(),
-            "gradient_norm_max": np.maximum.reduceat(norms, starts).tolist(),
+            **{columns[c]: means[:, i].tolist() for i, c in enumerate(averaged)},
+            "gradient_norm_max": np.maximum.reduceat(records[:, 1], starts).tolist(),
         }
 
 
