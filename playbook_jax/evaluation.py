@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from playbook_jax import parallel
@@ -140,6 +141,32 @@ def make_predict(workload: Workload) -> Callable[..., dict[str, Any]]:
         return result
 
     return predict
+
+
+def write_predictions(
+    path: epath.Path, examples: np.ndarray, batches: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes what `make_predict` gave, and as `example` the numbers of the examples, to an .npz file."""
+    batches = [parallel.first(batch) for batch in batches]
+    arrays = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(examples)], *batches)
+    if parallel.host_index() == 0:
+        write_arrays(path, {"example": examples, **arrays})
+
+
+def write_arrays(path: epath.Path, arrays: Arrays) -> None:
+    """Writes an .npz file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **{name: plain(x) for name, x in arrays.items()})
+    part.replace(path)
+
+
+def plain(x: Any) -> np.ndarray:
+    """Returns an array of a type that NumPy's files know: not bfloat16."""
+    x = np.asarray(x)
+    narrow = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+    return x.astype(np.float32) if narrow else x
 
 
 def check_predictions(workload: Workload, arrays: Arrays, variables: Any, hparams: Any) -> None:

@@ -7,19 +7,26 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+# What holds for all runs of a trial: where its parameters began, and who looked at the test set.
+NOTES = ("initialized_from", "test_evaluations")
 _MAX_DIFF = 1_000_000  # characters; a larger diff is data, not an edit
 
 
-def collect(command: list[str] | None, seed: int) -> dict[str, Any]:
+def collect(
+    command: list[str] | None, seed: int, earlier: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Returns the contents of `provenance.json`.
 
     Args:
       command: what started the run; this process's own command when None.
       seed: the config's seed, from which initialization, data order and dropout follow.
+      earlier: what the file held before, of which NOTES stay.
     """
     import jax
 
@@ -36,6 +43,7 @@ def collect(command: list[str] | None, seed: int) -> dict[str, Any]:
         # A CPU computes other bits with another number of threads.
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "seeds": {"initialization": seed, "data": seed, "dropout": seed},
+        **{name: earlier[name] for name in NOTES if name in earlier},
     }
 
 
