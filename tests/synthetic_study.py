@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import hyperparameters, study as study_lib
 from playbook_jax.studies import samplers, search_space
 
 LEARNING_RATE = {"scale": "log", "low": 1e-3, "high": 10.0, "type": "float"}
@@ -214,3 +216,51 @@ def curves(
             }
         )
     return rows
+
+
+def made(
+    rows: list[Mapping[str, Any]],
+    *,
+    spaces: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
+    metric: str = "validation/error_rate",
+    mode: str = "min",
+    directory: Path = Path("/nowhere"),
+) -> study_lib.Study:
+    """Returns a study that is in no directory, every number of it given.
+
+    Args:
+      rows: one a trial: `at` (where each hyperparameter lies in its space, from 0 to 1, in the order of
+        the spaces), `objective` (None for an INFEASIBLE trial), and fields of `study.Trial` that
+        are to be different.
+      spaces: the nuisance hyperparameters.
+      base: the base config.
+      metric: the objective.
+      mode: whether less or more of it is better.
+      directory: where it is said to lie.
+    """
+    axes = tuple(hyperparameters.parse(name, "nuisance", space) for name, space in spaces.items())
+    trials = []
+    for number, row in enumerate(rows):
+        row = dict(row)
+        at, objective = row.pop("at"), row.pop("objective")
+        complete = objective is not None
+        fields = {
+            "state": trial_lib.COMPLETE if complete else trial_lib.INFEASIBLE,
+            "reason": "" if complete else "the loss is not finite (step 99)",
+            "step": 100,
+            "best_step": 50 if complete else None,
+        }
+        parameters = {
+            h.name: h.value(u) if "scale" in spaces[h.name] else h.levels[u]
+            for h, u in zip(axes, at, strict=True)
+        }
+        trials.append(study_lib.Trial(number, parameters, objective=objective, **(fields | row)))
+    specification = {
+        "name": "made",
+        "goal": "Which is best?",
+        "objective": {"metric": metric, "mode": mode},
+        "base_config": dict(base or {}),
+        "algorithm": "halton",
+    }
+    return study_lib.Study(epath.Path(directory), specification, axes, tuple(trials))

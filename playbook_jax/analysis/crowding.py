@@ -68,6 +68,11 @@ class Field:
         self._scores = _normal_scores(study.costs(self.trials))
         self._effects = self._fit()
 
+    @property
+    def adjusted(self) -> bool:
+        """Whether the effects of other hyperparameters are taken out of what is compared."""
+        return len(self._effects) > 1
+
     def positions(self, direction: Direction) -> np.ndarray:
         """Returns where the trials lie in a direction, from 0 to 1; NaN where they do not."""
         return np.array([direction.place(trial.parameters) for trial in self.trials])

@@ -112,6 +112,8 @@ def extended(axis: Hyperparameter, side: str) -> float | int | None:
         new = round(float(f"{new:.2g}"))
     elif space.scale == "log":
         new = float(f"{new:.2g}")
+    elif space.scale == "one_minus_log":
+        new = round(1 - float(f"{1 - new:.2g}"), 12)
     else:
         new = float(numerals.number(new, 6))
     return None if new == bound else new
@@ -172,13 +174,16 @@ def _evidence(field: Field, axis: Hyperparameter, side: str, crowd: Crowd, axes:
     values = numerals.join([numerals.value(t.parameters.get(axis.name)) for t in few])
     end = 0.0 if side == LOW else 1.0
     distances = np.abs(field.positions(directions.along(axis)) - end)[: crowd.few]
+    others = (
+        f"With the effects of the other hyperparameters taken out, the median of the best {crowd.few} is "
+        f"{numerals.percent(crowd.depth)}. "
+    )
     told = [
         f"The best {crowd.few} of {len(field.trials)} complete trials, {trials}, have {axis.label} "
         f"{values}; the bound is {numerals.value(axis.bound(side))}.",
         f"Their distance from the bound is {numerals.percent(distances[0])} of the axis for the best one, "
         f"and {numerals.percent(np.nanmedian(distances))} in the median.",
-        f"With the effects of the other hyperparameters taken out, the median of the best {crowd.few} "
-        f"is {numerals.percent(crowd.depth)}. Drawn at random, as many trials lie so close to that "
+        f"{others if field.adjusted else ''}Drawn at random, as many trials lie so close to that "
         f"bound with probability {numerals.probability(crowd.chance)}; among {2 * axes} bounds, it is "
         f"remarkable from {numerals.probability(CHANCE / (2 * axes))}.",
     ]

@@ -78,11 +78,13 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
         ),
     ]
     if crowd is not None:
-        evidence.append(
-            f"With the effects of other hyperparameters taken out, the best {crowd.few} lie "
-            f"{numerals.percent(crowd.depth)} of the way below the edge (median). Drawn at random, as "
-            f"many lie so close to it with probability {numerals.probability(crowd.chance)}."
+        lie = (
+            f"best {crowd.few} lie {numerals.percent(crowd.depth)} of the way below the edge (median). "
+            "Drawn at random, as many lie so close to it with probability "
+            f"{numerals.probability(crowd.chance)}."
         )
+        taken_out = "With the effects of other hyperparameters taken out, the "
+        evidence.append(f"{taken_out if field.adjusted else 'The '}{lie}")
     answers = {
         ACT: f"The best trials lie right below where training diverges ({region.text}).",
         LOOK: f"The best trials may lie right below where training diverges ({region.text}).",
