@@ -52,7 +52,22 @@ def layout(size: int, batch_size: int, devices: int, *, subsample: bool = False)
     raise UsageError(
         f"virtual_batch_size {size} fits neither the {batch_size} examples of a device nor groups of "
         f"{devices} device{'s' if devices > 1 else ''}; these sizes do: {sizes}"
+        + _fitting_batch_sizes(size, batch_size, devices, subsample)
     )
+
+
+def _fitting_batch_sizes(size: int, batch_size: int, devices: int, subsample: bool) -> str:
+    """Returns a clause with the batch sizes, of all devices, that are nearest and fit `size`."""
+    if size < 1:
+        return ""
+    if subsample:
+        nearest = [size]
+    else:
+        parts = [size // n for n in range(1, devices + 1) if devices % n == 0 and size % n == 0]
+        fitting = [*parts, batch_size // size * size, (batch_size // size + 1) * size]
+        below = [max(b for b in fitting if 0 < b < batch_size)] if min(parts) < batch_size else []
+        nearest = [*below, min(b for b in fitting if b > batch_size)]
+    return f"; or batch_size {' or '.join(str(devices * b) for b in nearest)} with this one"
 
 
 def _two_pass_moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from playbook_jax import optimizers
@@ -33,6 +34,20 @@ def some(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def differences(there: Any, here: Any) -> list[str]:
+    """Returns what differs between two trees of arrays or shapes: paths and shapes, not types."""
+    trees = [
+        dict(zip(paths(tree), map(jnp.shape, jax.tree.leaves(tree)), strict=True))
+        for tree in (there, here)
+    ]
+    left, right = ({path: str(list(shape)) for path, shape in tree.items()} for tree in trees)
+    return [
+        f"{path} {left.get(path, 'missing')} there, {right.get(path, 'missing')} here"
+        for path in dict.fromkeys([*left, *right])
+        if left.get(path) != right.get(path)
+    ]
 
 
 def check_patterns(key: str, patterns: Any, known: Sequence[str], *, whole: bool = True) -> None:

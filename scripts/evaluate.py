@@ -6,11 +6,11 @@
     scripts/evaluate.py --trial=/tmp/run --split=validation --predictions=served.csv
 
 The last one scores predictions from elsewhere: a CSV file with the columns example (the number in the
-split) and prediction.
+split) and prediction. --split=train also tells whether the sample of the training set that periodic
+evaluations see represents the whole.
 """
 
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,6 +19,8 @@ from absl import flags
 
 from playbook_jax import command_line, trial
 from playbook_jax.errors import UsageError
+
+SKEWED = 3  # standard errors: by chance in 1 of 370 cases
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("trial", None, "The trial directory.")
@@ -42,35 +44,34 @@ def main(argv: list[str]) -> None:
     step = int(FLAGS.step) if FLAGS.step.isdigit() else FLAGS.step
     if step not in ("best", "latest") and not isinstance(step, int):
         raise UsageError(f"--step={step}: give best, latest, or a number of steps")
+    if FLAGS.predictions and (FLAGS.polyak or FLAGS["step"].present):
+        raise UsageError("--predictions scores a file, so --step and --polyak do not go with it")
     trial.load(FLAGS.trial)
 
     from playbook_jax import compilation_cache, offline_evaluation
 
     compilation_cache.enable()
     if FLAGS.predictions:
-        name = f"{FLAGS.split}-{Path(FLAGS.predictions).stem}"
+        name = f"{FLAGS.split}-of-{Path(FLAGS.predictions).stem}"
         result = offline_evaluation.score(FLAGS.trial, FLAGS.predictions, FLAGS.split)
     else:
         name = f"{FLAGS.split}-{step}" + ("-polyak" if FLAGS.polyak else "")
         result = offline_evaluation.evaluate(FLAGS.trial, step, FLAGS.split, polyak=FLAGS.polyak)
-    if FLAGS.split == "test":
-        _note_test(FLAGS.trial, str(FLAGS.predictions or step))
     path = offline_evaluation.write(FLAGS.trial, name, result)
-    print(f"{FLAGS.split}, {result.examples:,} examples")
+    where = "" if result.step is None else f" at step {result.step:,}"
+    print(f"{FLAGS.split}{where}, {result.examples:,} examples")
     for metric, value in result.metrics.items():
         print(f"  {metric:<20} {value:.4g} ± {result.standard_errors[metric]:.2g} (standard error)")
     for label, counts in result.classes.items():
         print(f"  class {label:<14} {counts['correct']} of {counts['examples']} correct")
+    for metric, skew in result.skew.items():
+        print(
+            f"  {FLAGS.split}/{metric} of periodic evaluations: {skew['sample']:.4g} on their sample, "
+            f"{skew['whole']:.4g} on all ({skew['standard_errors']:.1f} standard errors)"
+        )
+    if any(skew["standard_errors"] > SKEWED for skew in result.skew.values()):
+        print("  The sample does not represent the whole; change eval_train_examples")
     print(f"Every prediction is in {path}")
-
-
-def _note_test(directory: str, what: str) -> None:
-    """Adds this look at the test set to the trial's provenance."""
-    path = Path(directory) / "provenance.json"
-    provenance = trial.read_json(path, {})
-    look = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "evaluated": what}
-    looks = [*provenance.get("test_evaluations", []), look]
-    trial.write_json(path, provenance | {"test_evaluations": looks})
 
 
 if __name__ == "__main__":
