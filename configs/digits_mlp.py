@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     """Returns the training config."""
     config = ConfigDict()
     config.workload = "digits"
-    config.model = ConfigDict({"name": "mlp", "hidden_sizes": (128, 128)})
+    config.model = ConfigDict({"name": "mlp", "hidden_sizes": (128, 128), "dtype": "float32"})
     config.dataset = ConfigDict(
         {
             "source": "memory",  # or "tf_data", which gives the same batches

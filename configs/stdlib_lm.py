@@ -2,7 +2,11 @@
 
     scripts/train.py --config=configs/stdlib_lm.py --workdir=/tmp/stdlib_lm
 
-XX
+427,264 parameters see 4.3 of the 10 million bytes of training text. That took 6.4 minutes on two CPU cores
+that did other work too. With seed 0 and Python 3.11.7 the validation loss ends at 1.284 nats a byte, which
+is 1.85 bits, and 34 % of the guesses are wrong. On the same bytes, counted in the training text, single
+bytes give 4.68 bits and pairs 3.53; zlib -9 packs the whole validation text into 1.95 bits a byte and xz -9e
+into 1.59, but they look back further than the 128 bytes of an example here.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +24,7 @@ def get_config() -> ConfigDict:
             "feed_forward_size": 512,
             "positions": "rotary",  # or "learned"
             "tied_embeddings": True,  # the output layer is the embedding's transpose
-            "norm": "layer",  # or "none"
+            "norm": "layer",  # or "none"; batch norm would tell a byte about later ones
             "norm_placement": "pre",  # x + f(Norm(x)); or "res_post", "post"
             "zero_init_residual": False,  # True: the blocks begin as the identity
             "dtype": "float32",  # of the computation; or "bfloat16"

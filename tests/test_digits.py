@@ -13,20 +13,6 @@ def make(**overrides):
     return workload.find("digits")(config_lib.override(CONFIG, overrides))
 
 
-def tiny_cnn(**overrides):
-    """Small: convolutions take long to compile."""
-    values = {
-        "model.channels": (4, 8),
-        "model.virtual_batch_size": 8,
-        "batch_size": 32,
-        "eval_batch_size": 304,
-        "max_train_steps": 4,
-        "eval_every_steps": 4,
-        "checkpoint.every_steps": 4,
-    }
-    return config_lib.override(CONFIG, values | overrides)
-
-
 @pytest.fixture(scope="module")
 def batch():
     return {k: x[:8] for k, x in make().splits()["train"].items()}
@@ -51,7 +37,8 @@ def test_residual_branches_of_the_cnn_begin_at_zero(batch):
 
 
 def test_batch_statistics_travel_through_the_run(tmp_path):
-    status = train.train(tiny_cnn(), tmp_path / "trial")
+    config = small.shrunk(small.ROOT / "configs" / "digits_cnn.py")
+    status = train.train(config, tmp_path / "trial")
     assert status["state"] == "COMPLETE"
     saved = checkpoints.load(tmp_path / "trial", "latest")
     means = [
@@ -60,7 +47,7 @@ def test_batch_statistics_travel_through_the_run(tmp_path):
     assert len(means) == 5  # two in each block, and one before the head
     assert all(np.abs(mean).max() > 0.01 for mean in means)
     # They are what evaluation uses: without them, it gives another loss.
-    cnn = workload.find("digits")(tiny_cnn())
+    cnn = workload.find("digits")(config)
     data = cnn.splits()["validation"]
 
     def loss(batch_stats):

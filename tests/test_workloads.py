@@ -1,0 +1,105 @@
+"""Every config there is, and the template of a new one: trains, evaluates, saves, resumes, exports."""
+
+import re
+import sys
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+
+from playbook_jax import checkpoints, config as config_lib, export, offline_evaluation, train, trial
+from playbook_jax.studies import preview
+from scripts import new_workload
+from tests import small
+
+CONFIGS = sorted((small.ROOT / "configs").glob("*.py"))
+STUDIES = sorted((small.ROOT / "configs" / "studies").glob("*.py"))
+# The name of a workload that no file in the repository has; written before it is looked for.
+NEW = "written_by_the_test"
+
+
+@pytest.fixture(scope="module", params=[*(path.stem for path in CONFIGS), NEW])
+def config_path(request, tmp_path_factory):
+    """Each config file in turn, the last one just written by scripts/new_workload.py."""
+    if request.param != NEW:
+        yield small.ROOT / "configs" / f"{request.param}.py"
+        return
+    directory = tmp_path_factory.mktemp("fork")
+    _, path = new_workload.write(NEW, directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)  # where workloads are looked for
+        patch.setattr(sys, "path", [*sys.path])
+        yield path
+
+
+@pytest.fixture(scope="module")
+def whole(config_path, tmp_path_factory):
+    """The directory of a trial that ran through."""
+    directory = tmp_path_factory.mktemp("whole") / "trial"
+    status = train.train(small.shrunk(config_path), directory)
+    assert status["state"] == trial.COMPLETE, status["reason"]
+    return directory
+
+
+@pytest.mark.playbook("a-model-in-two-files")
+def test_trains_and_evaluates(config_path, whole):
+    run = trial.load(whole)
+    assert list(run.evaluations["step"]) == [6, 12]
+    assert list(run.steps["step"]) == list(range(12))
+    assert run.steps["loss"].iloc[-3:].mean() < run.steps["loss"].iloc[0]
+    metric = run.config["checkpoint"]["metric"].removeprefix("validation/")
+    result = offline_evaluation.evaluate(whole, "best", "validation")
+    # In other batches and on padded examples: a few float32 roundings.
+    assert result.metrics[metric] == pytest.approx(run.status["objective"], rel=1e-5)
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_bits(config_path, whole, tmp_path):
+    config, calls = small.shrunk(config_path), []
+
+    def stop_after_some_steps():
+        calls.append(None)
+        return (len(calls) - 1) * config.steps_per_call > 6
+
+    stopped = train.train(config, tmp_path / "trial", should_stop=stop_after_some_steps)
+    assert stopped["state"] == trial.INTERRUPTED
+    assert 6 < stopped["step"] < 12
+    assert train.train(config, tmp_path / "trial")["state"] == trial.COMPLETE
+    saved = [checkpoints.load(directory, "latest") for directory in (whole, tmp_path / "trial")]
+    assert jax.tree.structure(saved[0]) == jax.tree.structure(saved[1])
+    jax.tree.map(np.testing.assert_array_equal, *saved)
+    for name in ("metrics.jsonl", "steps.f32"):
+        assert (whole / name).read_bytes() == (tmp_path / "trial" / name).read_bytes()
+
+
+def test_exports_and_the_export_predicts_what_the_model_does(config_path, whole, tmp_path):
+    signature = export.export(
+        whole, "best", formats=["stablehlo"], platforms=["cpu"], output=tmp_path / "model"
+    )
+    model = jax.export.deserialize((tmp_path / "model" / "model.stablehlo").read_bytes())
+    workload = train.program_lib.get(train.validate(small.shrunk(config_path))).workload
+    batch = {name: x[:5] for name, x in workload.splits()["validation"].items()}
+    features = {name: batch[name] for name in signature["inputs"]}
+    outputs = model.call(dict(np.load(tmp_path / "model" / "variables.npz")), features)
+    predicted = workload.predictions(outputs["outputs"], batch)
+    assert predicted
+    expected = offline_evaluation.evaluate(whole, "best", "validation").arrays
+    for name, values in predicted.items():
+        np.testing.assert_allclose(values, expected[name][:5], rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_docstring_has_the_command_the_time_and_the_result(path):
+    config = config_lib.load(path)
+    text = path.read_text().split('"""')[1]
+    assert f"scripts/train.py --config=configs/{path.name} --workdir=/tmp/" in text
+    assert re.search(r"(second|minute|hour)s?\b", text)
+    assert re.search(r"\d", text.replace(path.name, ""))
+    assert config.checkpoint.metric.split("/")[-1].removesuffix("_rate") in text
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_studies_can_be_launched(path, tmp_path):
+    preview.preview(path, tmp_path / "study")
+    text = path.read_text().split('"""')[1]
+    assert f"scripts/launch_study.py --config=configs/studies/{path.name} --workdir=/tmp/" in text
