@@ -1,0 +1,143 @@
+import dataclasses
+
+import pytest
+import synthetic_study as synthetic
+
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, instability
+
+RATE, MOMENTUM, DECAY = "hparams.learning_rate", "hparams.momentum", "hparams.weight_decay"
+PLACES = [(i + 0.5) / 20 for i in range(20)]  # a fifth of a decade apart: 10^0.2 = 1.58 times
+
+
+def study(cost, edge, *, name=RATE, space=synthetic.LEARNING_RATE, also=()):
+    """20 trials along one axis; those from `edge` on, and those at `also`, diverge."""
+    rows = [
+        {"at": [u], "objective": None if u > edge or i in also else cost(u)}
+        for i, u in enumerate(PLACES)
+    ]
+    return synthetic.made(rows, spaces={name: space})
+
+
+@pytest.mark.playbook("best-at-the-edge-of-instability")
+def test_fires_where_the_best_are_right_below_the_edge():
+    # Trials 14 to 19 diverge; the further up, the better, up to there.
+    (finding,) = instability.check(study(lambda u: 1 - u, 0.7))
+    assert finding.verdict == ACT
+    assert (
+        finding.answer == "The best trials lie right below where training diverges "
+        "(learning_rate of 0.794 and more)."
+    )
+    edge, best, crowd = finding.evidence
+    assert 10 ** (-3 + 4 * PLACES[14]) == pytest.approx(0.794, abs=5e-4)
+    assert (
+        edge == "All 6 trials with learning_rate of 0.794 and more are infeasible; 14 below it are "
+        "complete."
+    )
+    assert 10 ** (-3 + 4 * PLACES[13]) == pytest.approx(0.501, abs=5e-4)
+    assert (
+        best
+        == "The best of these, trial 13, has learning_rate 0.501: training diverges at 1.6 times "
+        "that."
+    )
+    # The best 4 of 14 are 1 to 4 places below the edge, 14.5 places above the end: 2.5 / 14.5 = 17 %.
+    # The outermost of C(14, 4) = 1,001 choices.
+    assert crowd == (
+        "The best 4 lie 17\u00a0% of the way below the edge (median). Drawn at random, as many lie so "
+        "close to it with probability 1 in 1,001."
+    )
+    assert "warmup" in finding.action
+    assert "clipping" in finding.action
+    assert finding.open_question
+    assert finding.trials == (13, 14, 15, 16, 17, 18, 19)
+    assert finding.figures == ("axis-hparams.learning_rate",)
+
+
+@pytest.mark.playbook("best-at-the-edge-of-instability")
+@pytest.mark.parametrize("best", [0.1, 0.25])
+def test_is_silent_where_the_best_keep_away(best):
+    (finding,) = instability.check(study(lambda u: (u - best) ** 2, 0.7))
+    assert finding.verdict == FINE
+    assert finding.answer.startswith("The best trials keep away from where training diverges")
+    assert finding.action == finding.advice == finding.open_question == ""
+
+
+def test_one_lucky_trial_at_the_edge_is_no_sign():
+    (finding,) = instability.check(study(lambda u: -1 if 0.65 < u else (u - 0.2) ** 2, 0.7))
+    assert "trial 13" in finding.evidence[1]
+    assert finding.verdict == FINE
+
+
+def test_between_five_and_ten_times_is_worth_a_look():
+    # The best four at trials 9 to 12, the best of all at 9: the edge is 10^(0.2 · 5) = 10 times above it.
+    order = {9: 0.0, 10: 0.1, 11: 0.2, 12: 0.3, 13: 0.35}
+
+    def cost(u):
+        return order.get(round(u * 20 - 0.5), 1 - u / 10)
+
+    (finding,) = instability.check(study(cost, 0.7))
+    assert "training diverges at 10 times that" in finding.evidence[1]
+    assert finding.verdict == LOOK
+    assert finding.answer.startswith("The best trials may lie right below")
+
+
+def test_no_trial_diverged():
+    (finding,) = instability.check(study(lambda u: 1 - u, 2))
+    assert finding.verdict == FINE
+    assert "No trial diverged" in finding.answer
+
+
+def test_an_edge_at_small_learning_rates_is_another_thing():
+    rows = [{"at": [u], "objective": None if u < 0.3 else u} for u in PLACES]
+    (finding,) = instability.check(synthetic.made(rows, spaces={RATE: synthetic.LEARNING_RATE}))
+    assert finding.verdict == FINE
+    assert (
+        finding.answer == "The infeasible trials are not clearly those with large learning rates."
+    )
+
+
+def test_a_soft_edge():
+    # From trial 10 on, six diverge and four are complete: 60 %, less than three quarters.
+    (finding,) = instability.check(study(lambda u: 1 - u, 2, also=(10, 12, 14, 16, 18, 19)))
+    assert finding.verdict == FINE
+    assert finding.answer.replace("\u00a0", " ") == (
+        "No sharp edge: 40 % of the trials with learning_rate of 0.126 and more are complete."
+    )
+    assert 10 ** (-3 + 4 * PLACES[10]) == pytest.approx(0.126, abs=5e-4)
+
+
+def test_the_ratio_to_momentum_can_be_what_diverges():
+    spaces = {RATE: synthetic.LEARNING_RATE, MOMENTUM: synthetic.MOMENTUM}
+    grid = [((i + 0.5) / 6, (j + 0.5) / 6) for i in range(6) for j in range(6)]
+    height = {at: 4 * at[0] + 2.7 * at[1] for at in grid}
+    rows = [{"at": at, "objective": None if height[at] > 4.5 else 9 - height[at]} for at in grid]
+    (finding,) = instability.check(synthetic.made(rows, spaces=spaces))
+    assert finding.verdict == ACT
+    assert "learning_rate / (1 − momentum)" in finding.answer
+    assert finding.figures == ("axis-hparams.learning_rate", "axis-hparams.momentum")
+    best = max((h, at) for at, h in height.items() if h <= 4.5)[1]
+    rate, momentum = 10 ** (-3 + 4 * best[0]), 1 - 0.5 * 0.002 ** best[1]
+    assert f"has learning_rate / (1 − momentum) {rate / (1 - momentum):.3g}" in finding.evidence[1]
+
+
+def test_a_linear_learning_rate():
+    linear = {"scale": "linear", "low": 0.0, "high": 1.0}
+    (finding,) = instability.check(study(lambda u: 1 - u, 0.7, space=linear))
+    assert finding.verdict == ACT
+    assert finding.evidence[1] == "The best of these, trial 13, has learning_rate 0.675."
+    (finding,) = instability.check(study(lambda u: (u - 0.2) ** 2, 0.7, space=linear))
+    assert finding.verdict == FINE
+
+
+def test_cannot_tell():
+    named = study(lambda u: 1 - u, 0.7, name=DECAY, space=synthetic.WEIGHT_DECAY)
+    one_bad = study(lambda u: 1 - u, 0.96)
+    none = study(lambda u: 1 - u, -1)
+    unstarted = dataclasses.replace(none, trials=())
+    for made, answer in [
+        (named, "The learning rate does not vary, so its edge is not seen."),
+        (one_bad, "One infeasible trial does not show an edge."),
+        (none, "No trial is complete."),
+        (unstarted, "No trial is complete."),
+    ]:
+        (finding,) = instability.check(made)
+        assert (finding.verdict, finding.answer, finding.action) == (CANNOT_TELL, answer, "")
