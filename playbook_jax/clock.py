@@ -1,45 +1,164 @@
-"""What a run takes: whatever depends on the clock goes into `timing.jsonl` alone."""
+"""What a run takes: whatever depends on the clock goes into `timing.jsonl` alone.
 
+Waiting for input is time that the devices lose, not time that the host spends. A call of the device
+returns before its work is done, so the host reads the next batch while the devices still work on the
+last one. Only what it reads after they have finished is lost (playbook, "Optimizing the input
+pipeline"); what the host does besides, such as starting calls or writing files, is not counted.
+"""
+
+import concurrent.futures
+import functools
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
+# From this fraction of the time on a run is said to wait for its input.
+INPUT_BOUND = 0.1
 _STATUS_SECONDS = 1.0  # between updates of `status.json` while the run goes on
+_LONG_FEED = 1e-3  # seconds; worth the 50 microseconds of another thread
+
+
+class Work(Protocol):
+    """Something that the devices were given to do: a `jax.Array` that may still be computed."""
+
+    def is_ready(self) -> bool:
+        """Returns whether it is done."""
+
+    def block_until_ready(self) -> Any:
+        """Waits until it is done."""
 
 
 class Clock:
-    """Measures one run."""
+    """Measures one run.
 
-    def __init__(self, step: int) -> None:
-        """Starts at a number of completed updates."""
-        self._start = self._row_time = self._status_time = time.monotonic()
-        self._row_step = step
-        self._input_seconds = 0.0
+    The time until the first call of the device is on its way, in which data sets are opened and
+    programs compiled, is told apart as startup: it belongs to no step.
+    """
+
+    def __init__(
+        self, step: int, batch_size: int, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Starts at a number of completed updates, each of `batch_size` examples."""
+        self._now = now
+        self._start = self._row_time = self._status_time = now()
+        self._startup: float | None = None
+        self._row_step, self._batch_size = step, batch_size
+        self._input_seconds = self._last_feed = 0.0
+        self._work: tuple[Work, ...] = ()
+        self.complaint = ""  # of the last interval, where it was input-bound
+
+    def sent(self, *work: Work) -> None:
+        """Notes what the devices were last given to do; they are idle once all of it is done."""
+        self._work = work
+        if self._startup is None:
+            self._row_time = self._now()
+            self._startup = self._row_time - self._start
 
     def input(self, feed: Callable[[], Any]) -> Any:
-        """Returns what `feed` does, counting the time as waiting for input."""
-        start = time.monotonic()
+        """Returns what `feed` does, counting as waiting the time in which the devices are idle.
+
+        Devices that were idle before have lost all of it, those that are busy after it nothing. Where
+        they finish meanwhile, a thread has noted when; for a feed that is too short to be worth one,
+        half of it counts, the middle between what may have been lost at least and at most. The first
+        feed is part of the startup.
+        """
+        start, busy = self._now(), not self._idle()
+        finish = None
+        if busy and self._last_feed >= _LONG_FEED:
+            finish = _watcher().submit(_when_done, self._work, self._now)
         result = feed()
-        self._input_seconds += time.monotonic() - start
+        end = self._now()
+        self._last_feed = end - start
+        if self._startup is None or (busy and not self._idle()):
+            return result
+        if finish:
+            start = max(start, min(end, finish.result()))
+        self._input_seconds += (end - start) / (2 if busy and not finish else 1)
         return result
 
+    def _idle(self) -> bool:
+        return all(work.is_ready() for work in self._work)
+
     def row(self, step: int) -> dict[str, Any]:
-        """Returns a row of `timing.jsonl`, about the time since the last one."""
-        now = time.monotonic()
-        seconds = max(now - self._row_time, 1e-9)
+        """Returns a row of `timing.jsonl`, about the interval since the last one.
+
+        Its `seconds` count from the start of this process's run, `interval_seconds` are those of the
+        interval, and `input_wait` is the fraction of it that was lost; the first row of a process also
+        has `startup_seconds`.
+        """
+        now = self._now()
+        interval = max(now - self._row_time, 1e-9)
+        steps_per_second = (step - self._row_step) / interval
         row = {
             "step": step,
             "seconds": round(now - self._start, 4),
-            "steps_per_second": round((step - self._row_step) / seconds, 2),
-            "input_wait": round(self._input_seconds / seconds, 4),
+            "interval_seconds": round(interval, 6),
+            "steps_per_second": round(steps_per_second, 4),
+            "examples_per_second": round(steps_per_second * self._batch_size, 2),
+            "input_wait": round(min(1.0, self._input_seconds / interval), 4),
         }
+        if self._startup:
+            row["startup_seconds"] = round(self._startup, 4)
+            self._startup = 0.0
         self._row_time, self._row_step, self._input_seconds = now, step, 0.0
+        wait = row["input_wait"]
+        self.complaint = f" · input-bound: {_percent(wait)}" if wait > INPUT_BOUND else ""
         return row
 
     def status_is_due(self) -> bool:
         """Returns whether `status.json` is old enough to be written again."""
-        now = time.monotonic()
+        now = self._now()
         due = now - self._status_time > _STATUS_SECONDS
         if due:
             self._status_time = now
         return due
+
+
+@functools.cache
+def _watcher() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="clock")
+
+
+def _when_done(work: tuple[Work, ...], now: Callable[[], float]) -> float:
+    for part in work:
+        part.block_until_ready()
+    return now()
+
+
+def totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Returns the means over the rows of `timing.jsonl`, each interval weighing as long as it took.
+
+    Returns:
+      `seconds`, `steps_per_second`, `examples_per_second` and `input_wait`, evaluations and checkpoints
+      included and startups not; None where there are no rows.
+    """
+    rows = [row for row in rows if "interval_seconds" in row]
+    seconds = sum(row["interval_seconds"] for row in rows)
+    if not seconds:
+        return None
+    names = ("steps_per_second", "examples_per_second", "input_wait")
+    weighted = {n: sum(row[n] * row["interval_seconds"] for row in rows) for n in names}
+    return {"seconds": seconds, **{name: value / seconds for name, value in weighted.items()}}
+
+
+def describe(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns what to say at the end of a run about its rows of `timing.jsonl`, a line each."""
+    total = totals(rows)
+    if total is None:
+        return []
+    steps, examples = (total[f"{unit}_per_second"] for unit in ("steps", "examples"))
+    lines = [f"{_rate(steps)} steps/s, {_rate(examples)} examples/s, evaluations included"]
+    if total["input_wait"] > INPUT_BOUND:
+        lines.append(
+            f"input-bound: {_percent(total['input_wait'])} of the time waiting for input; "
+            "see docs/input.md"
+        )
+    return lines
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

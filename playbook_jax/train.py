@@ -177,7 +177,7 @@ class _Run:
         self._in_flight: collections.deque[Any] = collections.deque()
         self._infeasible: tuple[str, int] | None = None  # the reason and the step
         self._all_stop = False  # whether some host was asked to stop
-        self._clock = clock.Clock(self._step)
+        self._clock = clock.Clock(self._step, config.batch_size)
         self._news = self._last_objective = ""
 
     def _restore(self) -> int:
@@ -245,6 +245,7 @@ class _Run:
         )
         self._step += num_steps
         self._in_flight.append(outcome)
+        self._clock.sent(outcome)
         if len(self._in_flight) > _CALLS_IN_FLIGHT:
             self._in_flight.popleft().block_until_ready()
 
@@ -260,6 +261,8 @@ class _Run:
             evaluations = self._program.start_evaluations(variants, self._hparams)
         records, outcome = self._records, self._in_flight[-1]
         start, self._stretch_start = self._stretch_start, self._step
+            predictions = self._program.start_predictions(variants, self._hparams)
+            self._clock.sent(*jax.tree.leaves((evaluations, predictions)))
         self._records = self._new_records()
         return _Stretch(start, self._step, records, outcome, snapshot, evaluations, save)
 
@@ -284,7 +287,8 @@ class _Run:
             self._first_loss = float(records[0][0]) if stretch.start == 0 else self._first_loss
             self._last_losses.extend(records[:, 0].tolist())
             self._news = f"loss {records[-1][0]:.4g}"
-        self._progress(stretch.end, self._total, f"{self._news}{self._last_objective}")
+        news = f"{self._news}{self._last_objective}{self._clock.complaint}"
+        self._progress(stretch.end, self._total, news)
 
     def _read_evaluations(self, stretch: _Stretch) -> None:
         row: dict[str, Any] = {"step": stretch.end}

@@ -154,6 +154,11 @@ class Trial:
         return frame.astype({"step": int})
 
     @functools.cached_property
+    def timing(self) -> list[dict[str, Any]]:
+        """The rows of `timing.jsonl`, see `clock.Clock.row`; `clock.totals` sums them up."""
+        return read_json_lines(self.directory / "timing.jsonl")
+
+    @functools.cached_property
     def steps(self) -> "pd.DataFrame":
         """A row an update: `step` and `step_columns`; row t was made with learning rate schedule(t)."""
         import pandas as pd

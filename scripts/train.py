@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     if hosts.is_parent(all_hosts):
         return hosts.watch(all_hosts, on_loss=lambda reason: _say_lost(all_hosts, reason))
 
-    from playbook_jax import compilation_cache, progress, train
+    from playbook_jax import clock, compilation_cache, progress, train
 
     compilation_cache.enable()
     if all_hosts:
@@ -70,6 +70,8 @@ def main(argv: list[str]) -> int:
     if line:
         line.close()
     _report(status, config.checkpoint.metric)
+    timing = trial.read_json_lines(Path(FLAGS.workdir) / "timing.jsonl")
+    print(*clock.describe(timing), sep="\n")
     return trial.EXIT_CODES[status["state"]]
 
 
