@@ -4,9 +4,15 @@ Every evaluation offers its state; the N best wait in memory and go to disk with
 directory `checkpoints/STEP/` holds all that is needed to go on and to select in retrospect (playbook,
 "Saving checkpoints and retrospectively selecting the best checkpoint"), it is complete or it is
 not there, and a run that makes many evaluations need not make many saves.
+
+While a run goes on, the checkpoint before the latest stays too: should the latest turn out to be
+damaged, the run goes on from that one. It goes when the trial ends.
 """
 
 import dataclasses
+import sys
+import zlib
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -14,11 +20,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from playbook_jax import train_step, trial
+from playbook_jax import parallel, train_step, trial
 from playbook_jax.errors import UsageError
 
 # What `load` returns; the rest of the saved state only serves to go on.
 LOADED = ("step", "params", "batch_stats", "opt_state")
+KEPT_WHILE_RUNNING = 2  # the latest, and one to fall back on
+_HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # orbax renames a directory once it is complete
+_SET_ASIDE = ".unreadable"
+_SHOWN = 3  # differences, or reasons
+
+
+class UnreadableError(Exception):
+    """A checkpoint is damaged or only half written; its text says how."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +42,21 @@ class Candidate:
     step: int
     value: float
     state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """Where a run goes on.
+
+    Attributes:
+      step: the number of completed updates.
+      state: the state then, its batch statistics averaged over the devices.
+      of_devices: each device's own batch statistics (see `Checkpoints.save`), or None.
+    """
+
+    step: int
+    state: Any
+    of_devices: Any
 
 
 class Checkpoints:
@@ -41,12 +70,17 @@ class Checkpoints:
           keep_best: how many of the best states are kept.
           mode: "min" or "max", which values are better.
         """
+        self._directory = _directory(directory)
         self._keep_best, self._sign = keep_best, 1 if mode == "min" else -1
         self._candidates: list[Candidate] = []
         # Restores look at the directory alone, so a trial that has none is opened at no cost.
         self._manager = ocp.CheckpointManager(
-            _directory(directory),
-            options=ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True),
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                # An old one is deleted after the new one is complete.
+                max_to_keep=KEPT_WHILE_RUNNING,
+                enable_async_checkpointing=True,
+            ),
         )
 
     @property
@@ -61,52 +95,135 @@ class Checkpoints:
 
     def offer(self, candidate: Candidate) -> None:
         """Keeps the candidate if it is among the N best."""
-        ranked = sorted(
-            [*self._candidates, candidate], key=lambda c: (self._sign * c.value, c.step)
-        )
-        self._candidates = ranked[: self._keep_best]
+        self._candidates = self._ranked([*self._candidates, candidate])[: self._keep_best]
 
-    def save(self, step: int, state: Any) -> None:
+    def _ranked(self, candidates: list[Candidate]) -> list[Candidate]:
+        return sorted(candidates, key=lambda c: (self._sign * c.value, c.step))
+
+    def save(self, step: int, state: Any, of_devices: Any = None) -> None:
         """Starts to write `state` as the latest, and the best with it; returns before it is done.
+
+        An error while writing is raised by the next call, or by `wait`.
 
         Args:
           step: the number of completed updates.
-          state: the tree to save, of NumPy arrays that nobody changes from now on.
+          state: the tree to save, of NumPy arrays that nobody changes from now on, its batch
+            statistics averaged over the devices.
+          of_devices: each device's own batch statistics, NumPy arrays [devices, …], where the run
+            itself does not average them at this step.
         """
+        if step in self._manager.all_steps():
+            return
         best = {
             str(c.step): {"value": np.asarray(c.value, np.float64), "state": _as_dict(c.state)}
             for c in self._candidates
         }
         tree = {"latest": _as_dict(state), "best": best}
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(tree))
+        if of_devices is not None:
+            tree["of_devices"] = of_devices
+        tree["checksum"] = np.asarray(_checksum(tree), np.uint32)
+        self._manager.save(step, args=ocp.args.StandardSave(tree))
 
-    def restore(self, like: Any) -> tuple[int, Any] | None:
-        """Returns the latest step and its state, in the structure of `like`; None if there is none."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        tree = self._manager.restore(step, args=ocp.args.StandardRestore())
-        self._candidates = sorted(
-            (
-                Candidate(int(name), float(saved["value"]), _in_structure(saved["state"], like))
-                for name, saved in (tree["best"] or {}).items()
-            ),
-            key=lambda c: (self._sign * c.value, c.step),
-        )
-        return step, _in_structure(tree["latest"], like)
+    def restore(self, like: Any) -> Restored | None:
+        """Returns the latest checkpoint that can be read; None if there is none.
+
+        One that can't be is set aside under another name, with a warning.
+
+        Args:
+          like: a state whose structure, shapes and types are those that are needed.
+
+        Raises:
+          UsageError: the checkpoint is another model's; nothing was changed.
+        """
+        for path in self._half_written():
+            _warn(f"{path} is a checkpoint that was only half written; it is not used")
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            tree = self._read(step)
+            if tree is None:
+                continue
+            saved = {"latest": tree["latest"], **_states_of(tree)}
+            for name, state in saved.items():
+                _refuse_another_model(self._directory / str(step), state, like)
+                saved[name] = _in_structure(state, like)
+            latest = saved.pop("latest")
+            values = {name: float(tree["best"][name]["value"]) for name in saved}
+            self._candidates = self._ranked(
+                [Candidate(int(name), values[name], state) for name, state in saved.items()]
+            )
+            self._remove_half_written()
+            return Restored(step, latest, tree.get("of_devices"))
+        self._remove_half_written()
+        return None
+
+    def _read(self, step: int) -> dict[str, Any] | None:
+        """Returns a checkpoint as it was saved; sets it aside where some host can't read it."""
+        tree, reason = None, "another host can't read it"
+        try:
+            tree = _read(self._manager, step)
+        except UnreadableError as error:
+            reason = str(error)
+        if not any(parallel.agree(tree is None)):
+            return tree
+        path = self._directory / str(step)
+        aside = path.with_name(path.name + _SET_ASIDE)
+        _warn(f"{path} can't be read, going on without it ({reason}); it is now {aside.name}")
+        if parallel.host_index() == 0:
+            if aside.exists():
+                aside.rmtree()
+            path.rename(aside)
+        parallel.agree(0)  # until it is gone
+        self._manager.reload()
+        return None
 
     def wait(self) -> None:
         """Waits until what was saved is on disk."""
         self._manager.wait_until_finished()
+
+    def prune(self) -> None:
+        """Deletes all but the latest state and the N best, for a trial that has ended."""
+        self.wait()
+        for step in sorted(self._manager.all_steps())[:-1]:
+            self._manager.delete(step)
+        if parallel.host_index() == 0:
+            for path in self._directory.glob(f"*{_SET_ASIDE}"):
+                path.rmtree()
+
+    def _half_written(self) -> list[epath.Path]:
+        if parallel.host_index() != 0 or not self._directory.exists():
+            return []
+        return sorted(self._directory.glob(_HALF_WRITTEN))
+
+    def _remove_half_written(self) -> None:
+        for path in self._half_written():
+            path.rmtree()
 
     def __enter__(self) -> Self:
         """Returns itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Waits for the last save, whatever ended the run: another run may follow at once."""
-        self._manager.close()
+        """Waits for the last save, whatever ended the run: another run may follow at once.
+
+        What a save that failed has left is deleted; on a full disk, that makes room for the status.
+        """
+        try:
+            self._manager.close()
+        finally:
+            self._remove_half_written()
+
+
+def check_place(directory: epath.PathLike) -> None:
+    """Refuses a trial directory where no checkpoint could be read again.
+
+    Raises:
+      UsageError: orbax would take its path for a pattern.
+    """
+    found = [character for character in "*?[" if character in str(_directory(directory))]
+    if found:
+        raise UsageError(
+            f"{directory} holds {' '.join(found)}: checkpoints can't be saved there; "
+            "use another --workdir"
+        )
 
 
 def load(directory: epath.PathLike, step: int | str) -> dict[str, Any]:
@@ -117,23 +234,25 @@ def load(directory: epath.PathLike, step: int | str) -> dict[str, Any]:
       step: a number of completed updates, "best" or "latest".
 
     Returns:
-      `step`, `params`, `batch_stats`, `opt_state`, and where the run keeps averages, `polyak_params`
-      and `polyak_batch_stats`.
+      `step`, `params`, `batch_stats` (averaged over the devices), `opt_state`, and where the run keeps
+      averages, `polyak_params` and `polyak_batch_stats`.
 
     Raises:
-      UsageError: the trial has no such checkpoint; says which there are.
+      UsageError: the trial has no such checkpoint (says which there are), or it can't be read.
     """
-    saved: dict[str, Any] = {}
-    with ocp.CheckpointManager(_directory(directory)) as manager:
-        latest = manager.latest_step()
-        if latest is not None:
-            tree = manager.restore(latest, args=ocp.args.StandardRestore())
-            saved = {name: entry["state"] for name, entry in (tree["best"] or {}).items()}
-            saved.setdefault(str(latest), tree["latest"])
     if step == "best":
-        step = trial.load(directory).status["best_step"]
-    elif step == "latest":
-        step = latest
+        status = trial.load(directory).status
+        step = status["best_step"]
+        if step is None:
+            raise UsageError(f"{directory} has no best checkpoint: it is {status['state']}")
+    saved: dict[str, Any] = {}
+    place = _directory(directory)
+    if place.exists():
+        read_only = ocp.CheckpointManagerOptions(read_only=True)
+        with ocp.CheckpointManager(place, options=read_only) as manager:
+            latest = manager.latest_step()
+            step = latest if step == "latest" else step
+            saved |= _saved(manager, step if step in manager.all_steps() else latest)
     if str(step) not in saved:
         known = ", ".join(sorted(saved, key=int)) or "none at all"
         raise UsageError(f"{directory} holds no checkpoint {step!r} (it holds {known})")
@@ -145,23 +264,119 @@ def load(directory: epath.PathLike, step: int | str) -> dict[str, Any]:
     return result
 
 
+def _saved(manager: ocp.CheckpointManager, step: int | None) -> dict[str, Any]:
+    """Returns the states that the checkpoint of a step holds, by their steps."""
+    if step is None:
+        return {}
+    try:
+        tree = _read(manager, step)
+    except UnreadableError as error:
+        raise UsageError(
+            f"{manager.directory / str(step)} can't be read ({error}); the training command goes on "
+            "from an older one or from the start, for a finished trial once status.json is deleted"
+        ) from error
+    return {str(step): tree["latest"]} | _states_of(tree)
+
+
+def disk_bytes(state: Any, keep_best: int) -> int:
+    """Returns what one checkpoint of a state takes on disk, before compression.
+
+    Args:
+      state: a tree of arrays, or of their shapes and types.
+      keep_best: how many of the best states are saved with the latest.
+    """
+    leaves = jax.tree.leaves(_as_dict(state))
+    arrays = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    # Of each array orbax writes its shape, type and place twice.
+    return (1 + keep_best) * (arrays + _BYTES_PER_ARRAY * len(leaves)) + _BYTES_PER_SAVE
+
+
+_BYTES_PER_ARRAY, _BYTES_PER_SAVE = 1_000, 40_000
+
+
 def _directory(trial_directory: epath.PathLike) -> epath.Path:
     # orbax refuses relative paths.
     return epath.Path(trial_directory).absolute() / "checkpoints"
+
+
+def _warn(text: str) -> None:
+    if parallel.host_index() == 0:
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def _read(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    """Returns the tree of a checkpoint, after a look at its checksum.
+
+    Raises:
+      UnreadableError: it is damaged.
+    """
+    try:
+        tree = manager.restore(step, args=ocp.args.StandardRestore())
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # whatever orbax and its storage make of it
+        text = " ".join(str(error).split())
+        raise UnreadableError(f"{type(error).__name__}: {text[:120]}") from error
+    # Storage checks its indices by itself, but not the arrays' contents.
+    if int(tree.pop("checksum", -1)) != _checksum(tree):
+        raise UnreadableError("its contents do not give its checksum")
+    return tree
+
+
+def _checksum(tree: Any) -> int:
+    """Returns the CRC-32 of all arrays of a tree and of their names (about 4 GB/s)."""
+    checksum = 0
+    for path, leaf in sorted(_leaves(tree).items()):
+        checksum = zlib.crc32(f"{path} {leaf.dtype} {leaf.shape}".encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), checksum)
+    return checksum
+
+
+def _leaves(tree: Any) -> dict[str, np.ndarray]:
+    """Returns the arrays of a tree by their paths: the same before it is saved and after."""
+    return {
+        "/".join(map(_name, path)): np.asarray(leaf)
+        for path, leaf in jax.tree.flatten_with_path(tree)[0]
+    }
+
+
+def _name(key: Any) -> str:
+    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", None))))
+
+
+def _states_of(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the best states by their steps."""
+    return {name: entry["state"] for name, entry in (tree["best"] or {}).items()}
 
 
 def _as_dict(state: Any) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
+def _refuse_another_model(path: epath.Path, saved: Any, like: Any) -> None:
+    """Raises a UsageError with the first arrays that differ in name, shape or type."""
+    saved, wanted = _leaves(saved), _leaves(_as_dict(like))
+    different = [
+        f"{name}: saved {_described(saved.get(name))}, wanted {_described(wanted.get(name))}"
+        # What people know of a model comes first.
+        for name in sorted(wanted.keys() | saved.keys(), key=lambda n: (n[:6] != "params", n))
+        if _described(saved.get(name)) != _described(wanted.get(name))
+    ]
+    if different:
+        shown = "; ".join(different[:_SHOWN]) + (" …" if len(different) > _SHOWN else "")
+        raise UsageError(
+            f"{path} is the checkpoint of another model: {len(different)} arrays differ ({shown}); "
+            "use the model that made it, or another --workdir"
+        )
+
+
+def _described(array: np.ndarray | None) -> str:
+    return "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
+
+
 def _in_structure(saved: dict[str, Any], like: Any) -> Any:
     """Returns what was saved of a state as `like` has it: named tuples come back as dictionaries."""
+    leaves = _leaves(saved)
     paths, structure = jax.tree.flatten_with_path(_as_dict(like))
-    leaves = []
-    for path, _ in paths:
-        value = saved
-        for key in path:
-            name = getattr(key, "name", getattr(key, "key", getattr(key, "idx", None)))
-            value = value[name] if isinstance(value, dict) else value[int(name)]
-        leaves.append(value)
-    return type(like)(**jax.tree.unflatten(structure, leaves))
+    ordered = [leaves["/".join(map(_name, path))] for path, _ in paths]
+    return type(like)(**jax.tree.unflatten(structure, ordered))

@@ -24,6 +24,7 @@ from playbook_jax import (
     clock,
     config as config_lib,
     divergence,
+    failure,
     input_pipeline,
     parallel,
     program as program_lib,
@@ -75,9 +76,10 @@ def train(
       error while training ends it as FAILED, with the traceback on standard error.
 
     Raises:
-      UsageError: the config can't be run, or `workdir` is not for it.
+      UsageError: the config can't be run, or `workdir` or its checkpoint is not for it.
     """
     config = validate(config)
+    checkpoints.check_place(workdir)
     writer = _open(workdir, config)
     status = writer.status
     if _of_host_0(status["state"] in (trial.COMPLETE, trial.INFEASIBLE)):
@@ -89,16 +91,10 @@ def train(
             run = _Run(config, writer, saved, progress or (lambda done, total, text: None))
             writer.write("provenance.json", provenance.collect(command, config.seed))
             return run.to_the_end(should_stop)
+    except UsageError:
+        raise
     except Exception as error:
-        traceback.print_exc()
-        status = writer.status | {
-            "state": trial.FAILED,
-            "reason": _reason(error),
-            "best_step": None,
-            "objective": None,
-        }
-        writer.write("status.json", status)
-        return status
+        return failure.conclude(writer, error)
 
 
 def _open(workdir: epath.PathLike, config: ConfigDict) -> trial.Writer:
@@ -120,15 +116,6 @@ def _of_host_0(value: int) -> int:
     return parallel.agree(value)[0]
 
 
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
-        return f"out of memory: {text[:300]}"
-    if parallel.host_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-        return f"another host was lost, or the network: {text[:300]}"
-    return f"{type(error).__name__}: {text[:500]}"
-
-
 @dataclasses.dataclass(frozen=True)
 class _Stretch:
     """What the steps from `start` to `end` have left on the devices, to be read once they are through.
@@ -141,6 +128,7 @@ class _Stretch:
       snapshot: the state, where there is an evaluation or a checkpoint.
       evaluations: metric → its numerator and denominator.
       save: whether a checkpoint is due.
+      of_devices: each device's own batch statistics, where a checkpoint is not due but made.
     """
 
     start: int
@@ -150,6 +138,7 @@ class _Stretch:
     snapshot: TrainState | None
     evaluations: Mapping[str, Any]
     save: bool
+    of_devices: Any
 
 
 class _Run:
@@ -184,8 +173,8 @@ class _Run:
         """Goes back to the latest checkpoint, or to the beginning, and returns the step."""
         restored = self._checkpoints.restore(parallel.first(self._state))
         if restored is not None:
-            self._state = self._program.restore(restored[1])
-        step = 0 if restored is None else restored[0]
+            self._state = self._program.restore(restored.state, restored.of_devices)
+        step = 0 if restored is None else restored.step
         self._writer.rewind(step)
         parallel.agree(step)  # the others read what host 0 has cut
         loss = trial.read_steps(self._writer.directory)[:step, 0]
@@ -255,6 +244,8 @@ class _Run:
         evaluate = not stopping and (last or self._step % self._config.eval_every_steps == 0)
         save = stopping or last or self._step % self._config.checkpoint.every_steps == 0
         snapshot, evaluations = None, {}
+        # Only what the config fixes may change what follows: here the averages are a copy.
+        of_devices = self._program.of_devices(self._state) if stopping else None
         if evaluate or save:
             self._state, snapshot, variants = self._program.settle(self._state)
         if evaluate:
@@ -264,7 +255,7 @@ class _Run:
             predictions = self._program.start_predictions(variants, self._hparams)
             self._clock.sent(*jax.tree.leaves((evaluations, predictions)))
         self._records = self._new_records()
-        return _Stretch(start, self._step, records, outcome, snapshot, evaluations, save)
+        return _Stretch(start, self._step, records, outcome, snapshot, evaluations, save, of_devices)
 
     def _read(self, stretch: _Stretch) -> None:
         """Writes down what a stretch has left: records first, then metrics, then checkpoints."""
@@ -278,7 +269,8 @@ class _Run:
         if not self._infeasible and stretch.evaluations:
             self._read_evaluations(stretch)
         if not self._infeasible and stretch.save:
-            self._checkpoints.save(stretch.end, parallel.first(stretch.snapshot))
+            state = parallel.first(stretch.snapshot)
+            self._checkpoints.save(stretch.end, state, stretch.of_devices)
         if stretch.end % self._config.log_every_steps == 0 or stretch.end == self._total:
             self._writer.append("timing.jsonl", self._clock.row(stretch.end))
         if self._clock.status_is_due():
@@ -321,7 +313,7 @@ class _Run:
 
     def _conclude(self) -> dict[str, Any]:
         """Chooses the best evaluation, now that all are made, and writes the summary."""
-        self._checkpoints.wait()
+        self._checkpoints.prune()
         if not self._infeasible:
             reason = divergence.ended_above_its_beginning(self._first_loss, self._last_losses)
             self._infeasible = (reason, self._step) if reason else None

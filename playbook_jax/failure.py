@@ -1,0 +1,51 @@
+"""How a run ends that failed: its reason is written down, or at least said."""
+
+import errno
+import os
+import sys
+import traceback
+from typing import Any
+
+import jax
+
+from playbook_jax import parallel, trial
+
+_LONG = 500
+_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def conclude(writer: trial.Writer, error: Exception) -> dict[str, Any]:
+    """Writes that a trial FAILED, and returns that status.
+
+    What the disk no longer takes goes to standard error instead.
+
+    Args:
+      writer: of the trial.
+      error: what ended the run; now being handled.
+    """
+    reason = _reason(error)
+    if not reason.startswith("disk full"):  # which is no matter of where in the code
+        traceback.print_exc()
+    print(f"error: {reason}", file=sys.stderr)
+    status = writer.status | {"state": trial.FAILED, "reason": reason}
+    status |= {"best_step": None, "objective": None}
+    try:
+        writer.write("status.json", status)
+    except OSError as second:
+        where = writer.directory / "status.json"
+        print(f"error: {where} can't say so: {second.strerror or second}", file=sys.stderr)
+    return status
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    # Before the next: the checkpoints' storage calls a full disk RESOURCE_EXHAUSTED too.
+    if any(message in text for message in _FULL):
+        return "disk full: nothing more can be written; the same command goes on once there is room"
+    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+        return f"out of memory: {text[:300]}"
+    if parallel.host_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+        return f"another host was lost, or the network: {text[:300]}"
+    if len(text) > _LONG:  # the cause is often said last
+        text = f"{text[: _LONG // 2]} … {text[-_LONG // 2 :]}"
+    return f"{type(error).__name__}: {text}"
