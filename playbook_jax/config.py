@@ -206,15 +206,26 @@ def complete(config: ConfigDict) -> ConfigDict:
                 )
             raise unknown("config key", f"checkpoint.{key}", CHECKPOINT_KEYS)
     values = {**OPTIONAL, **config.to_dict()}
-    values["initialize_from"] = {**OPTIONAL["initialize_from"], **values["initialize_from"]}
-    for key in values["initialize_from"]:
-        if key not in OPTIONAL["initialize_from"]:
-            raise unknown("config key", f"initialize_from.{key}", OPTIONAL["initialize_from"])
+    values["initialize_from"] = _complete_initialize_from(values["initialize_from"])
     values["hparams"] = {**HPARAM_DEFAULTS, **values["hparams"]}
     result = ConfigDict(values)
     _check_sizes(result)
     _check_hparams(result.hparams)
     return result.lock()
+
+
+def _complete_initialize_from(value: Any) -> dict[str, Any]:
+    """Returns `initialize_from` with all of its keys."""
+    defaults = OPTIONAL["initialize_from"]
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            f"initialize_from must be a dictionary like {{'path': DIR}}, not {value!r}"
+        )
+    for key in value:
+        if key not in defaults:
+            known = [f"initialize_from.{name}" for name in defaults]
+            raise unknown("config key", f"initialize_from.{key}", known)
+    return {**defaults, **value}
 
 
 def _check_sizes(config: ConfigDict) -> None:
