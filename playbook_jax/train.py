@@ -10,7 +10,6 @@ import collections
 import dataclasses
 import functools
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,12 +23,14 @@ from playbook_jax import (
     clock,
     config as config_lib,
     divergence,
+    evaluation,
     failure,
     input_pipeline,
     parallel,
     program as program_lib,
     provenance,
     train_step,
+    transfer,
     trial,
 )
 from playbook_jax.errors import UsageError
@@ -80,6 +81,7 @@ def train(
     """
     config = validate(config)
     checkpoints.check_place(workdir)
+    start = transfer.read(config, workdir)
     writer = _open(workdir, config)
     status = writer.status
     if _of_host_0(status["state"] in (trial.COMPLETE, trial.INFEASIBLE)):
@@ -88,8 +90,10 @@ def train(
         with checkpoints.Checkpoints(
             writer.directory, keep_best=config.checkpoint.keep_best, mode=config.checkpoint.mode
         ) as saved:
-            run = _Run(config, writer, saved, progress or (lambda done, total, text: None))
-            writer.write("provenance.json", provenance.collect(command, config.seed))
+            progress = progress or (lambda done, total, text: None)
+            run = _Run(config, writer, saved, progress, start)
+            earlier = trial.read_json(writer.directory / "provenance.json", {}) | run.origin
+            writer.write("provenance.json", provenance.collect(command, config.seed, earlier))
             return run.to_the_end(should_stop)
     except UsageError:
         raise
@@ -127,6 +131,7 @@ class _Stretch:
       outcome: the last of what `run_steps` returns.
       snapshot: the state, where there is an evaluation or a checkpoint.
       evaluations: metric → its numerator and denominator.
+      predictions: those of `config.save_predictions`, a batch each.
       save: whether a checkpoint is due.
       of_devices: each device's own batch statistics, where a checkpoint is not due but made.
     """
@@ -137,6 +142,7 @@ class _Stretch:
     outcome: Any
     snapshot: TrainState | None
     evaluations: Mapping[str, Any]
+    predictions: list[Any]
     save: bool
     of_devices: Any
 
@@ -150,6 +156,7 @@ class _Run:
         writer: trial.Writer,
         saved: checkpoints.Checkpoints,
         progress: Progress,
+        start: transfer.Start | None,
     ) -> None:
         self._config, self._writer, self._progress = config, writer, progress
         self._checkpoints = saved
@@ -169,11 +176,13 @@ class _Run:
         self._clock = clock.Clock(self._step, config.batch_size)
         self._news = self._last_objective = ""
 
-    def _restore(self) -> int:
+    def _restore(self, start: transfer.Start | None) -> int:
         """Goes back to the latest checkpoint, or to the beginning, and returns the step."""
         restored = self._checkpoints.restore(parallel.first(self._state))
         if restored is not None:
             self._state = self._program.restore(restored.state, restored.of_devices)
+        elif self._config.initialize_from.path:
+            self._state, self.origin = transfer.begin(self._config, self._program, start)
         step = 0 if restored is None else restored.step
         self._writer.rewind(step)
         parallel.agree(step)  # the others read what host 0 has cut
@@ -187,6 +196,8 @@ class _Run:
     def to_the_end(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
         """Trains, evaluates and saves until the run is over; returns the final status."""
         self._write_status(trial.RUNNING)
+        if self.origin:  # from here on the run does not need its source
+            self._checkpoints.save(0, parallel.first(self._state))
         unread: _Stretch | None = None
         while self._step < self._total and not self._infeasible:
             boundary = self._next_boundary()
@@ -243,19 +254,20 @@ class _Run:
         last = self._step == self._total
         evaluate = not stopping and (last or self._step % self._config.eval_every_steps == 0)
         save = stopping or last or self._step % self._config.checkpoint.every_steps == 0
-        snapshot, evaluations = None, {}
+        snapshot, evaluations, predictions = None, {}, []
         # Only what the config fixes may change what follows: here the averages are a copy.
         of_devices = self._program.of_devices(self._state) if stopping else None
         if evaluate or save:
             self._state, snapshot, variants = self._program.settle(self._state)
         if evaluate:
             evaluations = self._program.start_evaluations(variants, self._hparams)
-        records, outcome = self._records, self._in_flight[-1]
-        start, self._stretch_start = self._stretch_start, self._step
             predictions = self._program.start_predictions(variants, self._hparams)
             self._clock.sent(*jax.tree.leaves((evaluations, predictions)))
+        records, outcome = self._records, self._in_flight[-1]
+        start, self._stretch_start = self._stretch_start, self._step
         self._records = self._new_records()
-        return _Stretch(start, self._step, records, outcome, snapshot, evaluations, save, of_devices)
+        due = (snapshot, evaluations, predictions, save, of_devices)
+        return _Stretch(start, self._step, records, outcome, *due)
 
     def _read(self, stretch: _Stretch) -> None:
         """Writes down what a stretch has left: records first, then metrics, then checkpoints."""
@@ -288,6 +300,9 @@ class _Run:
             numerator, denominator = parallel.first(pair).astype(np.float64)
             row[name] = float(numerator / denominator) if denominator else math.nan
         self._writer.append("metrics.jsonl", row)
+        if stretch.predictions:
+            where = self._writer.directory / "predictions" / f"{stretch.end}.npz"
+            evaluation.write_predictions(where, self._program.examples, stretch.predictions)
         metric = self._config.checkpoint.metric
         value = row[metric]
         if not math.isfinite(value):
