@@ -57,8 +57,8 @@ def write(name: str, directory: Path) -> list[Path]:
                 written.append(path)
                 file.write(text)
     except OSError as error:
-        for path in written:
-            path.unlink()
+        for done in written:
+            done.unlink()
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     return written
 

@@ -62,6 +62,7 @@ def test_batch_statistics_travel_through_the_run(tmp_path):
     assert abs(loss(fresh) - reported) > 0.01 * reported
 
 
+@pytest.mark.playbook("layer-norm-instead")
 def test_layer_norm_takes_batch_norms_place_by_one_value(batch):
     variables = make(**{"model.norm": "layer"}).init(jax.random.key(0))
     assert "batch_stats" not in variables

@@ -1,11 +1,14 @@
-"""Dropout with a traced rate."""
+"""Dropout with a traced rate, and modules from configs."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from playbook_jax import layers
+from playbook_jax.errors import UsageError
 from playbook_jax.layers import Dropout, _keep
 
 
@@ -121,3 +124,18 @@ def test_deterministic_needs_no_key():
     assert Dropout().apply({}, x, 0.5, deterministic=True) is x
     with pytest.raises(Exception, match="dropout"):
         Dropout().apply({}, x, 0.5, deterministic=False)
+
+
+class Layer(nn.Module):
+    width: int
+    dtype: str = "float32"
+
+
+def test_a_module_from_a_config():
+    assert layers.from_config(Layer, ConfigDict({"width": 3})) == Layer(3)
+    with pytest.raises(
+        UsageError, match="unknown key of the model Layer 'widht'; did you mean 'width'"
+    ):
+        layers.from_config(Layer, {"widht": 3})
+    with pytest.raises(UsageError, match=r"the config lacks 'model\.width', which Layer needs"):
+        layers.from_config(Layer, {"dtype": "bfloat16"})

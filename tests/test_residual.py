@@ -44,6 +44,7 @@ def normalized(x, axis):
     return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + epsilon)
 
 
+@pytest.mark.playbook("residual-and-norm", "norm-inside-the-residual")
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize(("kind", "axis"), [("layer", 1), ("batch", 0), ("none", None)])
 def test_each_placement_is_its_formula(placement, kind, axis):
@@ -92,6 +93,7 @@ def test_a_branch_that_begins_at_zero_adds_nothing_but_can_be_learned(placement,
     assert 0 < abs(gradient["Residual_0"]["residual_scale"]) < np.inf
 
 
+@pytest.mark.playbook("norm-outside-the-residual")
 def test_the_playbooks_worry_about_norms_outside_of_the_residual():
     """Norm(x + f(x)): the last block's gradient at initialization does not shrink with the depth.
 

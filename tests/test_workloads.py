@@ -1,7 +1,9 @@
 """Every config there is, and the template of a new one: trains, evaluates, saves, resumes, exports."""
 
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.export
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from playbook_jax import checkpoints, config as config_lib, export, offline_evaluation, train, trial
+from playbook_jax.errors import UsageError
 from playbook_jax.studies import preview
 from scripts import new_workload
 from tests import small
@@ -86,6 +89,65 @@ def test_exports_and_the_export_predicts_what_the_model_does(config_path, whole,
     expected = offline_evaluation.evaluate(whole, "best", "validation").arrays
     for name, values in predicted.items():
         np.testing.assert_allclose(values, expected[name][:5], rtol=1e-4)
+
+
+def run_script(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, str(small.ROOT / "scripts" / "new_workload.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
+
+
+@pytest.mark.playbook("metric-of-deployment")
+def test_the_script_writes_two_short_clean_files_once(tmp_path):
+    result = run_script("my_data", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--config=configs/my_data.py --workdir=/tmp/my_data" in result.stdout
+    texts = [(tmp_path / kind / "my_data.py").read_text() for kind in ("workloads", "configs")]
+    assert sum(text.count("\n") for text in texts) <= 150
+    assert "class MyData(Workload)" in texts[0]
+    assert "make_norm" in texts[0]
+    assert config_lib.load(tmp_path / "configs" / "my_data.py").model.norm == "batch"
+    # The forker is asked for the metric that counts in use, and told where selection goes by it.
+    assert re.search(
+        r"where the model is to be used.*config\.checkpoint\.metric", texts[0], re.DOTALL
+    )
+    ruff = [Path(sys.executable).parent / "ruff"]
+    for check in (["check"], ["format", "--check"]):
+        arguments = [f"--config={small.ROOT}/pyproject.toml", str(tmp_path)]
+        subprocess.run([*ruff, *check, *arguments], check=True, capture_output=True)
+
+    (tmp_path / "workloads" / "my_data.py").write_text("mine")
+    (tmp_path / "configs" / "my_data.py").unlink()
+    result = run_script("my_data", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "error: workloads/my_data.py exists already; choose another name\n"
+    assert (tmp_path / "workloads" / "my_data.py").read_text() == "mine"
+    assert not (tmp_path / "configs" / "my_data.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["my-data"], "'my-data' cannot be a workload's name: take lower-case letters"),
+        (["../evil"], "'../evil' cannot be a workload's name"),
+        (["class"], "'class' cannot be a workload's name"),
+        (["digits"], "workloads/digits.py exists already; choose another name"),
+        ([], "give one name, e.g. scripts/new_workload.py my_data"),
+    ],
+)
+def test_a_name_that_will_not_do_is_refused(arguments, message, tmp_path):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        new_workload.main(["new_workload.py", *arguments])
+
+
+def test_where_nothing_can_be_written_nothing_is(tmp_path):
+    (tmp_path / "configs").write_text("a file in the directory's place")
+    with pytest.raises(UsageError, match=r"cannot write .*configs/mine\.py: "):
+        new_workload.write("mine", tmp_path)
+    assert list((tmp_path / "workloads").iterdir()) == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
