@@ -33,7 +33,7 @@ from playbook_jax.errors import unknown
 
 MLP = "digits_mlp"
 # The steps of two runs; their difference is free of what each run costs once.
-LOOPS = {MLP: (1_000, 6_000), "digits_cnn": (40, 240), "stdlib_lm": (20, 100)}
+LOOPS = {MLP: (1_000, 6_000), "digits_cnn": (40, 240), "stdlib_lm": (5, 25)}
 _NEVER = 10**9
 _SAVES, _STEPS_A_SAVE = 10, 1_000
 _SECONDS_A_SAVE = 5.0
