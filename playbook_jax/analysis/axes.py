@@ -135,7 +135,7 @@ def _plain(value: float, step: float) -> str:
     if value and not 1e-4 <= abs(value) < 1e6:
         return numerals.number(value, 3)
     decimals = max(0, math.ceil(-math.log10(step) - 1e-9))
-    if decimals and round(step * 10**decimals) != step * 10**decimals:
+    if abs(round(step * 10**decimals) - step * 10**decimals) > 1e-6:
         decimals += 1  # a step of 2.5
     return f"{value:,.{decimals}f}" if value else "0"
 

@@ -64,7 +64,7 @@ def render(study: Study, found: list[Finding]) -> str:
         _footer(study),
     ]
     style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
-    return "\n".join(
+    page = "\n".join(
         [
             "<!doctype html>",
             '<html lang="en">',
@@ -82,6 +82,8 @@ def render(study: Study, found: list[Finding]) -> str:
             "",
         ]
     )
+    # Half a surrogate pair, which JSON can hold, cannot be written as UTF-8.
+    return page.encode("utf-8", "replace").decode()
 
 
 def _commands(study: Study, found: list[Finding]) -> str:
