@@ -1,0 +1,128 @@
+import contextlib
+import io
+import shlex
+import shutil
+
+import pytest
+import synthetic_study as synthetic
+from html_page import Page
+from small import ROOT
+
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.analysis import commands, findings, report, study as study_lib
+from playbook_jax.analysis.findings import ACT, FINE, Finding
+from playbook_jax.studies import conclusion, samplers, specification as specification_lib
+from playbook_jax.studies.directory import StudyDirectory
+
+RATE = "hparams.learning_rate"
+ACTION = [Finding("Q?", ACT, "A.", action="Do.")]
+
+
+def lines(study, found=()):
+    return {c.purpose: shlex.split(" ".join(c.words)) for c in commands.commands(study, found)}
+
+
+@pytest.fixture(scope="module")
+def concluded(tmp_path_factory):
+    """A study of the repository's own config as the launcher leaves it, and what the launcher prints.
+
+    The trials are made up: the third one is the best.
+    """
+    path = tmp_path_factory.mktemp("a b") / "study"
+    spec = specification_lib.load(ROOT / "configs" / "studies" / "digits_mlp.py")
+    spaces = {**spec.scientific, **spec.nuisance}
+    points = samplers.sample(spec.algorithm, spaces, 4, spec.seed)
+    trials = [{"trial": i, "parameters": p} for i, p in enumerate(points)]
+    directory = StudyDirectory(path)
+    directory.write(spec, trials)
+    statuses = {}
+    for i, point in enumerate(points):
+        config = specification_lib.trial_config(spec.base_config, i, point, spec.vary_seed)
+        writer = trial_lib.Writer(directory.trial_directory(i), config_lib.to_dict(config))
+        writer.write("provenance.json", {"threads": 1})
+        status = trial_lib.new_status("COMPLETE", step=1000)
+        statuses[i] = status | {"best_step": 500, "objective": abs(i - 2) / 10}
+        writer.write("status.json", statuses[i])
+    printed = io.StringIO()
+    command = ["scripts/launch_study.py", f"--workdir={path}"]
+    with contextlib.redirect_stdout(printed):
+        assert conclusion.conclude(directory, spec, trials, statuses, command)
+    directory.release()
+    return path, printed.getvalue()
+
+
+def test_the_command_for_the_best_trial_is_the_launchers_own(concluded):
+    path, printed = concluded
+    (line,) = [line for line in printed.splitlines() if line.startswith("Train the best trial")]
+    expected = shlex.split(line.split(": ", 1)[1])
+    assert expected[0] == "scripts/train.py"
+    study = study_lib.load(path)
+    assert list(lines(study)["Train the best trial, 2, again."]) == expected
+    # As one copies it from the page, quotes and all.
+    page = Page((path / report.NAME).read_text())
+    shown = {shlex.join(shlex.split(e.text)) for e in page.all("pre")}
+    assert shlex.join(expected) in shown
+    assert all("'" in e.text for e in page.all("pre") if "a b" in e.text)
+    assert "'" in (path / "best_config.py").read_text()
+
+
+def test_the_config_that_it_names_is_the_best_trials(concluded):
+    path, _ = concluded
+    words = lines(study_lib.load(path))["Train the best trial, 2, again."]
+    (file,) = [w.removeprefix("--config=") for w in words if w.startswith("--config=")]
+    assert file == str(path / "best_config.py")
+    trained = trial_lib.load(path / "trials" / "002").config
+    assert not config_lib.differences(trained, config_lib.to_dict(config_lib.load(file)))
+
+
+def test_a_config_of_an_earlier_best_trial_is_not_named(concluded, tmp_path):
+    path = shutil.copytree(concluded[0], tmp_path / "s")
+    status = path / "trials" / "000" / "status.json"
+    trial_lib.write_json(status, trial_lib.read_json(status) | {"objective": -1})
+    words = lines(study_lib.load(path))["Train the best trial, 0, again."]
+    file = path / "trials" / "000" / "config.json"
+    assert f"--config={file}" in words
+    trained = trial_lib.load(path / "trials" / "000").config
+    assert not config_lib.differences(trained, config_lib.to_dict(config_lib.load(file)))
+
+
+def test_threads_that_are_not_known_are_left_out(concluded, tmp_path):
+    path = shutil.copytree(concluded[0], tmp_path / "s")
+    (path / "trials" / "002" / "provenance.json").unlink()
+    words = lines(study_lib.load(path))["Train the best trial, 2, again."]
+    assert not [word for word in words if "cores" in word]
+
+
+def test_what_comes_next_depends_on_the_study(concluded):
+    study = study_lib.load(concluded[0])
+    launch = ["scripts/launch_study.py", "--config=configs/studies/digits_mlp.py"]
+    fine = lines(study, [Finding("Q?", FINE, "A.")])
+    assert [purpose.split()[0] for purpose in fine] == ["Train", "Add", "Write"]
+    act = lines(study, ACTION)
+    assert [purpose.split()[0] for purpose in act] == ["Train", "Change", "Add", "Write"]
+    changed = next(words for purpose, words in act.items() if purpose.startswith("Change"))
+    assert changed == [*launch, f"--workdir={study.directory}_2"]
+    added = next(words for purpose, words in act.items() if purpose.startswith("Add"))
+    assert added == [*launch, f"--workdir={study.directory}"]
+
+
+def test_an_unfinished_study_goes_on(tmp_path):
+    truth = synthetic.Truth(synthetic.bowl({RATE: 0.5}))
+    synthetic.write(tmp_path / "s", truth, num_trials=5, started=0)
+    study = study_lib.load(tmp_path / "s")
+    assert [p.split(":")[0] for p in lines(study, findings.check(study))] == [
+        "Continue the study",
+        "Write this report anew.",
+    ]
+    # The study's config is not in the repository: its place has to be filled in.
+    words = next(iter(lines(study).values()))
+    assert words[:2] == ["scripts/launch_study.py", "--config=YOUR_STUDY.py"]
+
+
+def test_paths_are_shown_as_one_types_them(tmp_path):
+    inside = synthetic.made([], spaces={}, directory=ROOT / "runs" / "s")
+    assert commands.display_path(inside) == "runs/s"
+    outside = synthetic.made([], spaces={}, directory=tmp_path)
+    assert commands.display_path(outside) == str(tmp_path.resolve())
+    bucket = synthetic.made([], spaces={}, directory="gs://bucket/s")
+    assert commands.display_path(bucket) == "gs://bucket/s"
