@@ -291,7 +291,8 @@ def test_residual_branches_of_the_transformer_begin_at_zero(placement):
         ("model__norm", "batch", "'batch' would tell each byte about those after it"),
         ("model__norm_placement", "past", "unknown norm_placement 'past'; did you mean 'post'"),
         ("model__positions", "rotory", "unknown model.positions 'rotory'; did you mean 'rotary'"),
-        ("model__num_heads", 3, "embedding_size 16 must be a multiple of twice model.num_heads 3"),
+        ("model__num_heads", 3, "model.embedding_size must be a multiple of twice model.num_heads"),
+        ("dataset__sequence_length", 0, "dataset.sequence_length must be at least 1"),
         ("model__dtype", "float16", r"unknown model.dtype 'float16'"),
     ],
 )

@@ -27,8 +27,7 @@ BYTES = 256
 NO_BYTE = 0
 POSITIONS = ("rotary", "learned")
 
-# Directories and files that were installed later, or made for one machine, or are tests, which some
-# distributions leave out.
+# Installed later, or made for one machine, or tests, which some distributions leave out.
 _NOT_THE_LIBRARY = re.compile(
     r"(site-packages|dist-packages|tests?|idle_test)$|config-|_sysconfigdata|sitecustomize"
 )
@@ -146,10 +145,9 @@ class StdlibLM(Workload):
                 "model.norm 'batch' would tell each byte about those after it; use 'layer' or 'none'"
             )
         if self.model.embedding_size % (2 * self.model.num_heads):
-            raise UsageError(
-                f"model.embedding_size {self.model.embedding_size} must be a multiple of twice "
-                f"model.num_heads {self.model.num_heads}"
-            )
+            raise UsageError("model.embedding_size must be a multiple of twice model.num_heads")
+        if config.dataset.sequence_length < 1:
+            raise UsageError("dataset.sequence_length must be at least 1")
 
     def splits(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns `bytes`, uint8 [n, sequence_length + 1]: each but the first is to be predicted."""
@@ -158,7 +156,7 @@ class StdlibLM(Workload):
         for name, files in texts(Path(sysconfig.get_path("stdlib"))).items():
             x = np.concatenate([_examples(t, dataset.sequence_length) for t in files.values()])
             limit = dataset.train_bytes if name == "train" else dataset.evaluation_bytes
-            count = min(-(-limit // dataset.sequence_length) or len(x), len(x))
+            count = min(-(-limit // dataset.sequence_length), len(x)) if limit > 0 else len(x)
             result[name] = {"bytes": x[np.linspace(0, len(x), count, endpoint=False).astype(int)]}
         return result
 
@@ -191,12 +189,11 @@ class StdlibLM(Workload):
 
     def predictions(self, outputs: Any, batch: Any) -> dict[str, Any]:
         """Returns the likeliest next bytes, uint8 [batch, sequence_length], and the real ones."""
-        likeliest = jnp.argmax(outputs, axis=-1).astype(jnp.uint8)
-        return {"next_bytes": likeliest, "bytes": batch["bytes"][:, 1:]}
+        likeliest = jnp.argmax(outputs, axis=-1)
+        return {"next_bytes": likeliest.astype(jnp.uint8), "bytes": batch["bytes"][:, 1:]}
 
 
 def _sums(pair: PerExample, batch: Any) -> PerExample:
     """Returns sums over the bytes of each example; what fills up a file's last one does not count."""
     counts = batch["bytes"][:, 1:] != NO_BYTE
-    numerator, denominator = (jnp.sum(jnp.where(counts, x, 0), axis=1) for x in pair)
-    return numerator, denominator
+    return tuple(jnp.sum(jnp.where(counts, x, 0), axis=1) for x in pair)
