@@ -8,3 +8,4 @@ scripts/setup.sh
 unset PYTHONDONTWRITEBYTECODE # without .pyc files every process imports three times as long
 .venv/bin/python scripts/launch_study.py \
   --config=configs/studies/digits_mlp.py --workdir="${1:-runs/quickstart}"
+echo "Before you type one of our commands: source .venv/bin/activate"
