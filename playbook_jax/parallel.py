@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 AXIS = "batch"
 
@@ -74,7 +74,10 @@ def _pmap(function: Callable, in_axes: tuple[int | None, ...], donate: tuple[int
 
 
 def _shard_map(
-    function: Callable, in_axes: tuple[int | None, ...], donate: tuple[int, ...]
+    function: Callable,
+    in_axes: tuple[int | None, ...],
+    donate: tuple[int, ...],
+    mesh: Mesh | AbstractMesh | None = None,
 ) -> Callable:
     def on_one_device(*arguments: Any) -> Any:
         local = [
@@ -86,13 +89,27 @@ def _shard_map(
     specs = tuple(PartitionSpec(AXIS) if axis == 0 else PartitionSpec() for axis in in_axes)
     mapped = jax.shard_map(
         on_one_device,
-        mesh=Mesh(np.array(jax.local_devices()), (AXIS,)),
+        mesh=mesh or Mesh(np.array(jax.local_devices()), (AXIS,)),
         in_specs=specs,
         out_specs=PartitionSpec(AXIS),
         # The default refuses groups of devices and sums gradients that are to be averaged.
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=donate)
+
+
+def check_shapes(function: Callable, in_axes: Sequence[int | None], *arguments: Any) -> None:
+    """Lets `function` see the shapes it will see on the devices of all hosts; nothing is computed.
+
+    Args:
+      function: as in `on_devices`; may raise.
+      in_axes: as in `on_devices`.
+      *arguments: arrays or `jax.ShapeDtypeStruct`s, with a leading axis of all devices where
+        `in_axes` says so.
+    """
+    # Not by pmap, which knows of the other hosts' devices only when it compiles.
+    everywhere = AbstractMesh((all_devices_count(),), (AXIS,))
+    jax.eval_shape(_shard_map(function, tuple(in_axes), (), everywhere), *arguments)
 
 
 MAPPINGS = {"pmap": _pmap, "shard_map": _shard_map}

@@ -272,7 +272,8 @@ def _check_batch_norm(
     """Lets a model with batch norm see the shapes of a training step, and refuse them if it must."""
     if not jax.tree.leaves(variables.get("batch_stats", {})):
         return
-    size = (parallel.device_count(), config.batch_size // parallel.all_devices_count())
+    devices = parallel.all_devices_count()
+    size = (devices, config.batch_size // devices)
     batch = {
         name: jax.ShapeDtypeStruct((*size, *x.shape[1:]), x.dtype) for name, x in train.items()
     }
@@ -281,6 +282,4 @@ def _check_batch_norm(
         rngs = {"dropout": jax.random.key(0)}
         return workload.apply(variables, batch, hparams, rngs, train=True)
 
-    jax.eval_shape(
-        parallel.on_devices(apply, (None, 0), mapping=config.device_mapping), variables, batch
-    )
+    parallel.check_shapes(apply, (None, 0), variables, batch)

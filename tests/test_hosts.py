@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,7 +11,15 @@ import time
 import numpy as np
 import pytest
 
-from playbook_jax import checkpoints, config as config_lib, hosts, train, trial
+from playbook_jax import (
+    checkpoints,
+    config as config_lib,
+    hosts,
+    parallel,
+    program,
+    train,
+    trial,
+)
 from playbook_jax.errors import UsageError
 from tests import small
 
@@ -21,8 +30,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(config, workdir, *, timeout=30):
-    """Two hosts on this machine, with two devices each."""
+def start(config, workdir, *, timeout=30, hosts=(0, 1)):
+    """Two hosts on this machine, or one of them, with two devices each."""
     port = free_port()
     flags = [f"--config={config}", f"--coordinator=127.0.0.1:{port}", "--num_hosts=2"]
     workdirs = workdir if isinstance(workdir, list) else [workdir, workdir]
@@ -39,7 +48,7 @@ def start(config, workdir, *, timeout=30):
             cwd=small.ROOT,
             env=environment,
         )
-        for host in range(2)
+        for host in hosts
     ]
 
 
@@ -49,36 +58,55 @@ def finish(processes):
 
 
 def write_config(path, **overrides):
-    config = config_lib.complete(small.digits(dataset__num_shards=2, **overrides))
+    """A CNN whose batch norm takes its statistics from the 32 examples on all hosts."""
+    values = {
+        "model.channels": (4,),
+        "model.virtual_batch_size": 32,
+        "dataset.num_shards": 2,
+        "batch_size": 32,
+        "eval_batch_size": 128,
+        "eval_train_examples": 100,
+        "max_train_steps": 12,
+        "eval_every_steps": 4,
+        "checkpoint.every_steps": 8,
+    }
+    config = config_lib.override(
+        config_lib.load(small.ROOT / "configs" / "digits_cnn.py"), values | overrides
+    )
+    config = config_lib.complete(config)
     path.write_text(json.dumps(config_lib.to_dict(config)))
     return config
 
 
-@pytest.fixture(scope="module")
-def one_host(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("one_host")
-    train.train(write_config(directory / "config.json"), directory / "trial")
-    return directory / "trial"
-
-
-@pytest.mark.playbook("one-host-writes", "seeds-on-several-hosts")
-def test_two_hosts_train_as_one_does(one_host, tmp_path):
-    write_config(tmp_path / "config.json")
-    codes, outputs = finish(start(tmp_path / "config.json", tmp_path / "trial"))
+@pytest.mark.playbook("one-host-writes", "seeds-on-several-hosts", "synchronized-batch-norm")
+def test_two_hosts_train_as_one_does(tmp_path):
+    config = write_config(tmp_path / "config.json")
+    processes = start(tmp_path / "config.json", tmp_path / "two")
+    train.train(config, tmp_path / "one")
+    codes, outputs = finish(processes)
     assert codes == [0, 0], outputs
-    # The same global batches on the same four devices; only the order of the sums differs.
-    np.testing.assert_allclose(
-        trial.read_steps(tmp_path / "trial"), trial.read_steps(one_host), rtol=1e-5
-    )
+    # The same global batches on the same four devices; only the order of the sums differs. Adam
+    # makes the most of it where a gradient is near zero, so the updates differ a little more.
+    one, two = (trial.read_steps(tmp_path / name) for name in ("one", "two"))
+    np.testing.assert_allclose(two[:, :2], one[:, :2], rtol=1e-5)
+    np.testing.assert_allclose(two[:, 2:], one[:, 2:], rtol=1e-4)
     # One set of files: nothing is there twice.
-    evaluations = trial.load(tmp_path / "trial").evaluations
-    assert evaluations["step"].tolist() == [10, 20, 30, 40]
+    evaluations = trial.load(tmp_path / "two").evaluations
+    assert evaluations["step"].tolist() == [4, 8, 12]
     np.testing.assert_allclose(
         evaluations["validation/loss"],
-        trial.load(one_host).evaluations["validation/loss"],
+        trial.load(tmp_path / "one").evaluations["validation/loss"],
         rtol=1e-5,
     )
-    assert int(checkpoints.load(tmp_path / "trial", "latest")["step"]) == 40
+    one, two = (checkpoints.load(tmp_path / name, "latest") for name in ("one", "two"))
+    assert int(two["step"]) == 12
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(
+            two["batch_stats"]["BatchNorm_0"][name],
+            one["batch_stats"]["BatchNorm_0"][name],
+            rtol=1e-4,
+            atol=1e-6,
+        )
 
 
 def saved_steps(directory):
@@ -86,37 +114,21 @@ def saved_steps(directory):
     return [int(name) for name in names if name.isdigit()]
 
 
-def wait_for(path, text="", seconds=60):
+def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if path.exists() and text in path.read_text():
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{path} did not appear")
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
-LONG = {"max_train_steps": 1_000_000, "eval_every_steps": 100, "checkpoint__every_steps": 200}
-
-
-def test_all_hosts_stop_after_the_same_step_and_go_on(tmp_path):
-    write_config(tmp_path / "config.json", **LONG)
-    processes = start(tmp_path / "config.json", tmp_path / "trial")
-    wait_for(tmp_path / "trial" / "metrics.jsonl")
-    processes[1].send_signal(signal.SIGTERM)  # one host is enough
-    codes, outputs = finish(processes)
-    assert codes == [75, 75], outputs
-    status = trial.load(tmp_path / "trial").status
-    assert status["state"] == "INTERRUPTED"
-    assert len(trial.read_steps(tmp_path / "trial")) == status["step"]
-    assert int(checkpoints.load(tmp_path / "trial", "latest")["step"]) == status["step"]
-
-
-def test_a_lost_host_is_said_and_the_run_goes_on_afterwards(one_host, tmp_path):
-    write_config(tmp_path / "config.json", **LONG)
-    processes = start(tmp_path / "config.json", tmp_path / "trial", timeout=10)
-    deadline = time.monotonic() + 60
-    while not saved_steps(tmp_path / "trial") and time.monotonic() < deadline:
-        time.sleep(0.05)
+@pytest.mark.playbook("checkpoints-survive-interruptions")
+def test_a_lost_host_is_said_and_all_go_on_until_one_is_asked_to_stop(tmp_path):
+    # Without batch norm over the hosts: here each device has statistics of its own.
+    long = {"max_train_steps": 100_000, "checkpoint.every_steps": 20, "eval_every_steps": 20}
+    config = write_config(tmp_path / "config.json", **long, **{"model.virtual_batch_size": 4})
+    directory = tmp_path / "trial"
+    processes = start(tmp_path / "config.json", directory, timeout=5)
+    wait_for(lambda: saved_steps(directory))
     children = subprocess.run(
         ["pgrep", "-P", str(processes[1].pid)], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -124,19 +136,33 @@ def test_a_lost_host_is_said_and_the_run_goes_on_afterwards(one_host, tmp_path):
     codes, outputs = finish(processes)
     assert codes == [1, 1]
     for _, errors in outputs:
-        last = errors.strip().splitlines()[-1]
-        assert last.startswith("error: host ")
-        assert "lost contact with another host, or was killed" in last
-    assert trial.load(tmp_path / "trial").status["state"] == "FAILED"
-    # The same command goes on; here until it is asked to stop.
-    step = max(saved_steps(tmp_path / "trial"))
-    processes = start(tmp_path / "config.json", tmp_path / "trial")
-    wait_for(tmp_path / "trial" / "status.json", "RUNNING")
-    time.sleep(2)
-    processes[0].send_signal(signal.SIGTERM)
+        assert re.search(
+            "lost contact with another host, or was killed|another host was lost", errors
+        )
+    assert trial.load(directory).status["state"] == "FAILED"
+
+    # The same command goes on, until one host, not that which writes, is asked to stop.
+    step = max(saved_steps(directory))
+    records = trial.read_steps(directory)[:step]
+    processes = start(tmp_path / "config.json", directory)
+    wait_for(lambda: max(saved_steps(directory)) > step)
+    processes[1].send_signal(signal.SIGTERM)
     codes, outputs = finish(processes)
     assert codes == [75, 75], outputs
-    assert trial.load(tmp_path / "trial").status["step"] >= step
+    status = trial.load(directory).status
+    assert status["state"] == "INTERRUPTED"
+    assert status["step"] > step
+    np.testing.assert_array_equal(trial.read_steps(directory)[:step], records)
+    # All stopped after the same step, with the statistics of all hosts' devices.
+    assert len(trial.read_steps(directory)) == status["step"]
+    like = parallel.first(program.get(config).init(0))
+    with checkpoints.Checkpoints(directory, keep_best=1, mode="min") as saved:
+        restored = saved.restore(like)
+    assert restored.step == status["step"]
+    if restored.step % 20:
+        means = restored.of_devices["batch_stats"]["BatchNorm_0"]["mean"]
+        assert means.shape == (4, 4)
+        assert np.ptp(means, axis=0).min() > 0
 
 
 def test_hosts_that_do_not_share_the_workdir_are_told(tmp_path):
@@ -150,11 +176,9 @@ def test_hosts_that_do_not_share_the_workdir_are_told(tmp_path):
 
 def test_a_missing_host_is_said_in_time(tmp_path):
     write_config(tmp_path / "config.json")
-    processes = start(tmp_path / "config.json", tmp_path / "trial", timeout=5)
-    processes[1].kill()
-    subprocess.run(["pkill", "-P", str(processes[1].pid)], check=False)
-    _, errors = processes[0].communicate(timeout=60)
-    assert processes[0].returncode == 1
+    (process,) = start(tmp_path / "config.json", tmp_path / "trial", timeout=2, hosts=[0])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
     assert errors.strip().splitlines()[-1].startswith("error: host 0 of 2 lost contact")
 
 
