@@ -1,5 +1,6 @@
 """What the scripts share: flags, the config flag with its overrides, one-line errors, exit codes."""
 
+import copy
 import difflib
 import os
 import re
@@ -64,9 +65,10 @@ def _define_config(arguments: Sequence[str]) -> list[str]:
         raise UsageError("--config=FILE is missing, e.g. --config=configs/digits_mlp.py")
     config = config_lib.load(path)
     # Optional keys that a command line may set although the file does not.
-    for name in ("notes", "record_group_norms"):
-        with config.unlocked():
-            config[name] = config.get(name, config_lib.OPTIONAL[name])
+    with config.unlocked():
+        for name, default in config_lib.OPTIONAL.items():
+            if name not in config:
+                config[name] = copy.deepcopy(default)
     _check_overrides(config, rest)
     # The flag looks for its overrides by itself, and must not see the file's name, which it can't read.
     config_flags.DEFINE_config_dict("config", config, lock_config=True, sys_argv=rest)

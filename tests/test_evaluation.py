@@ -1,8 +1,17 @@
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from playbook_jax import config as config_lib, evaluation, program as program_lib, train_step
+from playbook_jax import (
+    config as config_lib,
+    evaluation,
+    offline_evaluation,
+    program as program_lib,
+    train,
+    train_step,
+)
+from playbook_jax.errors import UsageError
 from tests import small
 
 
@@ -53,3 +62,78 @@ def test_the_sample_of_the_training_set_is_fixed_and_spread():
     sample = evaluation.train_sample(arrays, 100)["x"]
     np.testing.assert_array_equal(sample, np.arange(0, 1000, 10))
     np.testing.assert_array_equal(evaluation.train_sample(arrays, 5000)["x"], arrays["x"])
+
+
+def with_predictions(save_predictions, **hparams):
+    config = small.digits()
+    with config.unlocked():
+        config.save_predictions = save_predictions
+        config.hparams.update(hparams)
+    return config
+
+
+@pytest.mark.playbook("predictions-of-chosen-examples")
+def test_predictions_of_chosen_examples_are_saved_at_each_evaluation(tmp_path):
+    chosen = (299, 0, 17)  # three examples on four devices, in the order that was asked for
+    config = with_predictions(chosen, polyak_decay=0.5)
+    assert train.train(config, tmp_path / "run")["state"] == "COMPLETE"
+    saved = sorted((tmp_path / "run" / "predictions").iterdir())
+    assert [path.name for path in saved] == ["10.npz", "20.npz", "30.npz", "40.npz"]
+    arrays = np.load(saved[-1])
+    np.testing.assert_array_equal(arrays["example"], chosen)
+    for prefix, polyak in (("", False), ("polyak/", True)):
+        whole = offline_evaluation.evaluate(tmp_path / "run", "latest", "validation", polyak=polyak)
+        for name in ("prediction", "label"):
+            expected = whole.arrays[name][list(chosen)]
+            np.testing.assert_array_equal(arrays[prefix + name], expected)
+        # The last bit of a sum may depend on the shape of the batch.
+        expected = whole.arrays["probability"][list(chosen)]
+        np.testing.assert_allclose(arrays[prefix + "probability"], expected, rtol=1e-5)
+    # An interrupted run leaves the same files.
+    calls = iter([False, False, False, True])
+    train.train(config, tmp_path / "again", should_stop=lambda: next(calls))
+    assert train.train(config, tmp_path / "again")["state"] == "COMPLETE"
+    for path in saved:
+        assert (tmp_path / "again" / "predictions" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_predictions_of_more_examples_than_a_batch_holds(tmp_path):
+    arrays = {"x": np.arange(300)}
+    np.testing.assert_array_equal(evaluation.chosen_examples(3, arrays), [0, 100, 200])
+    config = with_predictions(1_000)  # there are 300; batches of 128
+    assert train.train(config, tmp_path / "run")["state"] == "COMPLETE"
+    arrays = np.load(tmp_path / "run" / "predictions" / "40.npz")
+    whole = offline_evaluation.evaluate(tmp_path / "run", "latest", "validation")
+    for name in ("example", "prediction"):
+        np.testing.assert_array_equal(arrays[name], whole.arrays[name])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ((0, 300), "there is no example 300; validation has 0 to 299"),
+        ((-1,), "must be a number of examples or a tuple of their numbers"),
+        (-1, "must be a number of examples"),
+        (0.5, "must be a number of examples"),
+        ("all", "must be a number of examples"),
+    ],
+)
+def test_examples_that_do_not_exist_are_refused(tmp_path, chosen, message):
+    with pytest.raises(UsageError, match=message):
+        train.train(with_predictions(chosen), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workload_without_predictions_has_none_to_save():
+    workload = program_lib.workload_lib.find("digits")(small.digits())
+    workload.predictions = lambda outputs, batch: {}
+    variables = jax.eval_shape(workload.init, jax.random.key(0))
+    arrays = workload.splits()["validation"]
+    with pytest.raises(UsageError, match="Digits has no method `predictions` that gives some"):
+        evaluation.check_predictions(workload, arrays, variables, {})
+
+
+def test_narrow_floats_are_written_as_float32(tmp_path):
+    x = np.arange(3).astype(jax.numpy.bfloat16)
+    evaluation.write_arrays(epath.Path(tmp_path) / "x.npz", {"x": x})
+    assert np.load(tmp_path / "x.npz")["x"].dtype == np.float32

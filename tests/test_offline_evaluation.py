@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ def test_the_best_checkpoint_gives_its_reported_metrics_again(directory):
     assert result.metrics["error_rate"] == pytest.approx(best["validation/error_rate"], rel=1e-7)
     assert result.metrics["loss"] == pytest.approx(best["validation/loss"], rel=1e-6)
     assert result.examples == 300
+    assert result.step == trial.load(directory).status["best_step"]
 
 
 @pytest.mark.playbook("predictions-are-saved", "standard-error", "correct-counts")
@@ -66,12 +68,70 @@ def test_predictions_from_elsewhere_are_scored_alike(directory, tmp_path):
         ("example,prediction\n300,1\n", "must name examples from 0 to 299"),
         ("example,prediction\n", "must name examples from 0 to 299"),
         ("example,prediction\n1,1\n1,2\n", "predicts some examples twice"),
+        ("example,prediction\n1,1\n2,\n", "row 2 is not"),
+        ("example,prediction\n1,1\n2\n", "row 2 is not"),
     ],
 )
 def test_bad_predictions_are_refused(directory, tmp_path, text, message):
     (tmp_path / "served.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
         offline_evaluation.score(directory, tmp_path / "served.csv", "validation")
+    with pytest.raises(UsageError, match=r"cannot read .*elsewhere.csv: No such file"):
+        offline_evaluation.score(directory, tmp_path / "elsewhere.csv", "validation")
+
+
+@pytest.mark.playbook("evaluation-sample-check")
+def test_the_training_sample_is_compared_with_the_whole(directory):
+    result = offline_evaluation.evaluate(directory, "best", "train")
+    best = trial.load(directory).summary["best"]
+    for metric in ("loss", "error_rate"):
+        skew = result.skew[metric]
+        # What the periodic evaluation of the sample said, and what the whole gives.
+        assert skew["sample"] == pytest.approx(best[f"train/{metric}"], rel=1e-6)
+        assert skew["whole"] == result.metrics[metric]
+    assert result.to_json()["skew"] == result.skew
+    assert offline_evaluation.evaluate(directory, "best", "validation").skew == {}
+
+
+@pytest.mark.playbook("evaluation-sample-check")
+def test_the_skew_of_random_samples_has_standard_error_one():
+    rng = np.random.default_rng(0)
+    # As of sentences: the numerator is the sum of as many numbers as the denominator says.
+    denominator = rng.integers(1, 20, 400).astype(float)
+    numerator = rng.normal(2.0, 1.0, 400) * denominator
+    scores = []
+    for _ in range(2_000):
+        order = rng.permutation(400)
+        pair = (numerator[order], denominator[order])
+        scores.append(offline_evaluation._skew({"loss": pair}, 100)["loss"]["standard_errors"])
+    # The mean square of 2,000 normal numbers is within 0.1 of 1 (3 of its standard deviations). Without
+    # the correction for drawing a fourth of all it would be 0.75.
+    assert np.mean(np.square(scores)) == pytest.approx(1, abs=0.1)
+    assert offline_evaluation._skew({"loss": (numerator, denominator)}, 400) == {}
+    # All alike: nothing to tell apart.
+    same = offline_evaluation._skew({"loss": (np.ones(9), np.ones(9))}, 3)["loss"]
+    assert same == {"sample": 1.0, "whole": 1.0, "standard_errors": 0.0}
+
+
+def test_denominators_are_written_where_examples_count_differently():
+    numerator, denominator = np.array([2.0, 6.0]), np.array([1.0, 3.0])
+    outputs = {"metrics": {"loss": (numerator, denominator)}, "predictions": {}}
+    result = offline_evaluation._result(outputs, 2, 7)
+    assert result.metrics == {"loss": 2.0}
+    np.testing.assert_array_equal(result.arrays["loss_denominator"], denominator)
+
+
+def test_a_checkpoint_of_another_model_is_named(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "trial")
+    path = tmp_path / "trial" / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["hidden_sizes"] = [8]
+    path.write_text(json.dumps(config))
+    message = (
+        r"is of another model than the workload digits now has: params/Dense_0/bias \[16\] there"
+    )
+    with pytest.raises(UsageError, match=message):
+        offline_evaluation.evaluate(tmp_path / "trial", "best", "validation")
 
 
 def test_what_does_not_exist_is_named(directory):
@@ -83,23 +143,81 @@ def test_what_does_not_exist_is_named(directory):
         offline_evaluation.evaluate(directory, "best", "validation", polyak=True)
 
 
-@pytest.mark.playbook("test-set-only-when-asked")
-def test_the_test_set_needs_a_flag_that_provenance_notes(directory):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "scripts/evaluate.py", f"--trial={directory}", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=small.ROOT,
-            env=os.environ | {"XLA_FLAGS": ""},
-        )
+def run(*arguments):
+    """Runs the script, on one device where this process has four."""
+    return subprocess.run(
+        [sys.executable, "scripts/evaluate.py", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=small.ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},
+    )
 
-    refused = run("--split=test")
+
+@pytest.mark.playbook("test-set-only-when-asked")
+def test_the_test_set_needs_a_flag_that_provenance_notes(directory, tmp_path):
+    shutil.copytree(directory, tmp_path / "trial")
+    mine = f"--trial={tmp_path / 'trial'}"
+    before = trial.load(directory).provenance.get("test_evaluations", [])
+    refused = run(mine, "--split=test")
     assert refused.returncode == 2
     assert "add --test" in refused.stderr
-    assert "test_evaluations" not in trial.load(directory).provenance
-    allowed = run("--split=test", "--test")
+    assert trial.load(tmp_path / "trial").provenance.get("test_evaluations", []) == before
+    allowed = run(mine, "--split=test", "--test")
     assert allowed.returncode == 0, allowed.stderr
     assert "error_rate" in allowed.stdout
     assert "class 0" in allowed.stdout
-    assert trial.load(directory).provenance["test_evaluations"][0]["evaluated"] == "best"
+    step = trial.load(directory).status["best_step"]
+    looks = trial.load(tmp_path / "trial").provenance["test_evaluations"]
+    assert looks[:-1] == before
+    assert looks[-1]["evaluated"] == f"step {step}"
+    # The number of devices changes nothing but the order of a sum.
+    stored = json.loads((tmp_path / "trial" / "predictions" / "test-best.json").read_text())
+    four = offline_evaluation.evaluate(directory, "best", "test")
+    assert stored["classes"] == four.classes
+    assert stored["metrics"] == pytest.approx(four.metrics, rel=1e-6)
+
+
+@pytest.mark.playbook("test-set-only-when-asked")
+def test_a_look_at_the_test_set_stays_in_the_provenance_of_a_resumed_run(tmp_path):
+    calls = iter([False, False, False, True])
+    directory = tmp_path / "trial"
+    train.train(small.digits(), directory, should_stop=lambda: next(calls))
+    step = offline_evaluation.evaluate(directory, "latest", "test").step
+    assert train.train(small.digits(), directory)["state"] == "COMPLETE"
+    looks = trial.load(directory).provenance["test_evaluations"]
+    assert [look["evaluated"] for look in looks] == [f"step {step}"]
+
+
+@pytest.mark.playbook("offline-evaluation")
+def test_averaged_parameters_can_be_chosen(tmp_path):
+    config = small.digits()
+    with config.unlocked():
+        config.hparams.polyak_decay = 0.5
+    train.train(config, tmp_path / "trial")
+    last = trial.load(tmp_path / "trial").evaluations.iloc[-1]
+    for polyak, prefix in ((False, ""), (True, "polyak/")):
+        result = offline_evaluation.evaluate(
+            tmp_path / "trial", "latest", "validation", polyak=polyak
+        )
+        expected = last[f"validation/{prefix}loss"]
+        assert result.metrics["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--trial=DIR is missing"),
+        (("--step=first",), "--trial=DIR is missing"),
+        (("--trial=nowhere", "--step=first"), "--step=first: give best, latest, or a number"),
+        (("--trial=nowhere",), "nowhere holds no trial"),
+        (("--trial=x", "--predictions=y", "--polyak"), "--step and --polyak do not go with it"),
+        (("--trial=x", "--predictions=y", "--step=best"), "--step and --polyak do not go with it"),
+        (("--trial=x", "--polyk"), "unknown flag --polyk; did you mean --polyak?"),
+    ],
+)
+def test_mistakes_on_the_command_line_give_one_line(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
