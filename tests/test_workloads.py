@@ -10,7 +10,15 @@ import jax.export
 import numpy as np
 import pytest
 
-from playbook_jax import checkpoints, config as config_lib, export, offline_evaluation, train, trial
+from playbook_jax import (
+    checkpoints,
+    config as config_lib,
+    export,
+    offline_evaluation,
+    program,
+    train,
+    trial,
+)
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import preview
 from scripts import new_workload
@@ -22,6 +30,14 @@ STUDIES = sorted((small.ROOT / "configs" / "studies").glob("*.py"))
 NEW = "written_by_the_test"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def data_directory(tmp_path_factory):
+    """Where tfds data sets are written; none of the user's are touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
+        yield
+
+
 @pytest.fixture(scope="module", params=[*(path.stem for path in CONFIGS), NEW])
 def config_path(request, tmp_path_factory):
     """Each config file in turn, the last one just written by scripts/new_workload.py."""
@@ -31,7 +47,7 @@ def config_path(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("fork")
     _, path = new_workload.write(NEW, directory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)  # where workloads are looked for
+        patch.chdir(directory)  # where workloads are looked for, besides the repository
         patch.setattr(sys, "path", [*sys.path])
         yield path
 
@@ -80,7 +96,7 @@ def test_exports_and_the_export_predicts_what_the_model_does(config_path, whole,
         whole, "best", formats=["stablehlo"], platforms=["cpu"], output=tmp_path / "model"
     )
     model = jax.export.deserialize((tmp_path / "model" / "model.stablehlo").read_bytes())
-    workload = train.program_lib.get(train.validate(small.shrunk(config_path))).workload
+    workload = program.get(train.validate(small.shrunk(config_path))).workload
     batch = {name: x[:5] for name, x in workload.splits()["validation"].items()}
     features = {name: batch[name] for name in signature["inputs"]}
     outputs = model.call(dict(np.load(tmp_path / "model" / "variables.npz")), features)
@@ -114,10 +130,12 @@ def test_the_script_writes_two_short_clean_files_once(tmp_path):
     assert re.search(
         r"where the model is to be used.*config\.checkpoint\.metric", texts[0], re.DOTALL
     )
-    ruff = [Path(sys.executable).parent / "ruff"]
-    for check in (["check"], ["format", "--check"]):
-        arguments = [f"--config={small.ROOT}/pyproject.toml", str(tmp_path)]
-        subprocess.run([*ruff, *check, *arguments], check=True, capture_output=True)
+    ruff = Path(sys.executable).parent / "ruff"
+    ours = f"--config={small.ROOT}/pyproject.toml"
+    # In the repository ruff finds this out by itself.
+    first_party = "--config=lint.isort.known-first-party=['playbook_jax']"
+    for check in (["check", first_party], ["format", "--check"]):
+        subprocess.run([ruff, *check, ours, tmp_path], check=True, capture_output=True)
 
     (tmp_path / "workloads" / "my_data.py").write_text("mine")
     (tmp_path / "configs" / "my_data.py").unlink()
