@@ -7,6 +7,7 @@ stretch of steps has left is read while the next one runs.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import math
@@ -27,8 +28,10 @@ from playbook_jax import (
     failure,
     input_pipeline,
     parallel,
+    profiling,
     program as program_lib,
     provenance,
+    tensorboard,
     train_step,
     transfer,
     trial,
@@ -62,6 +65,8 @@ def train(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     command: list[str] | None = None,
+    profiler: profiling.Profiler | None = None,
+    view: tensorboard.View | None = None,
 ) -> dict[str, Any]:
     """Runs one trial to its end, going on where an earlier run of it was stopped.
 
@@ -71,6 +76,8 @@ def train(
       progress: is told how far the run is, once a stretch of steps.
       should_stop: asked between calls of the device; once true, the run saves and ends INTERRUPTED.
       command: what started the run, for its provenance; this process's command when None.
+      profiler: what profiles some of its steps.
+      view: what shows it in TensorBoard.
 
     Returns:
       The trial's status. A trial that is COMPLETE or INFEASIBLE already returns it at once. An
@@ -87,11 +94,15 @@ def train(
     if _of_host_0(status["state"] in (trial.COMPLETE, trial.INFEASIBLE)):
         return status
     try:
-        with checkpoints.Checkpoints(
-            writer.directory, keep_best=config.checkpoint.keep_best, mode=config.checkpoint.mode
-        ) as saved:
+        with (
+            checkpoints.Checkpoints(
+                writer.directory, keep_best=config.checkpoint.keep_best, mode=config.checkpoint.mode
+            ) as saved,
+            profiler or profiling.Profiler() as profiler,
+            view or contextlib.nullcontext() as writer.view,
+        ):
             progress = progress or (lambda done, total, text: None)
-            run = _Run(config, writer, saved, progress, start)
+            run = _Run(config, writer, saved, progress, start, profiler)
             earlier = trial.read_json(writer.directory / "provenance.json", {}) | run.origin
             writer.write("provenance.json", provenance.collect(command, config.seed, earlier))
             return run.to_the_end(should_stop)
@@ -159,7 +170,8 @@ class _Run:
         start: transfer.Start | None,
     ) -> None:
         self._config, self._writer, self._progress = config, writer, progress
-        self._checkpoints = saved
+        profiler: profiling.Profiler,
+        self._checkpoints, self._profiler = saved, profiler
         self._program = program_lib.get(config)
         self._hparams = train_step.cast_hparams(config.hparams)
         self._max_train_steps = np.float32(config.max_train_steps)
@@ -178,6 +190,7 @@ class _Run:
 
     def _restore(self, start: transfer.Start | None) -> int:
         """Goes back to the latest checkpoint, or to the beginning, and returns the step."""
+        profiler.start(writer.directory, self._step)
         restored = self._checkpoints.restore(parallel.first(self._state))
         if restored is not None:
             self._state = self._program.restore(restored.state, restored.of_devices)
@@ -215,6 +228,7 @@ class _Run:
             self._read(unread)
         return self._conclude()
 
+            self._profiler.at(self._step, vars(unread))
     def _next_boundary(self) -> int:
         """Returns the next step at which something is to be logged, evaluated or saved."""
         intervals = (
@@ -222,7 +236,8 @@ class _Run:
             self._config.eval_every_steps,
             self._config.checkpoint.every_steps,
         )
-        return min(self._total, *((self._step // every + 1) * every for every in intervals))
+        due = [(self._step // every + 1) * every for every in intervals]
+        return min(self._total, *due, *self._profiler.boundaries(self._step))
 
     def _new_records(self) -> Any:
         rows, columns = self._config.log_every_steps, len(self._program.columns)
@@ -232,7 +247,7 @@ class _Run:
         """Sends the next steps to the devices, which may be busy with earlier ones."""
         feed = self._clock.input(lambda: self._source.feed(self._step, num_steps))
         pad = functools.partial(_pad, length=self._config.steps_per_call)
-        self._state, self._records, outcome = self._program.run_steps(
+        arguments = (
             self._state,
             self._records,
             self._program.resident,
@@ -247,6 +262,8 @@ class _Run:
         self._in_flight.append(outcome)
         self._clock.sent(outcome)
         if len(self._in_flight) > _CALLS_IN_FLIGHT:
+        self._profiler.note(self._program.run_steps, arguments)
+        self._state, self._records, outcome = self._program.run_steps(*arguments)
             self._in_flight.popleft().block_until_ready()
 
     def _end_stretch(self, stopping: bool = False) -> _Stretch:

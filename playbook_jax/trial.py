@@ -8,6 +8,8 @@
     steps.json        the names of their columns
     timing.jsonl      whatever depends on the clock
     summary.json      written at the end; all that the report of a study reads
+    profile.json      on request, see profiling.py
+    tensorboard/      on request, see tensorboard.py
     checkpoints/      see checkpoints.py
 
 All JSON is strict (a number that is not finite is null) and replaced atomically. This module needs
@@ -20,7 +22,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from etils import epath
@@ -190,8 +192,27 @@ def new_status(state: str = PENDING, reason: str = "", step: int = 0) -> dict[st
     return {"state": state, "reason": reason, "step": step, "best_step": None, "objective": None}
 
 
+class View(Protocol):
+    """Something that shows a trial while it runs; see `tensorboard.View`."""
+
+    def rewound(self, directory: epath.Path) -> None:
+        """Takes a trial directory as it is now, in place of what it knew."""
+
+    def steps(self, records: np.ndarray) -> None:
+        """Takes the records that `Writer.append_steps` has written."""
+
+    def row(self, name: str, row: Mapping[str, Any]) -> None:
+        """Takes the line that `Writer.append` has written."""
+
+
 class Writer:
-    """Writes one trial directory; `train.py` is its only caller."""
+    """Writes one trial directory; `train.py` is its only caller.
+
+    Attributes:
+      view: is told what is written; set it before `rewind`.
+    """
+
+    view: View | None = None
 
     def __init__(
         self, directory: epath.PathLike, config: dict[str, Any], *, writes: bool = True
@@ -258,12 +279,16 @@ class Writer:
         if self._writes:
             with (self.directory / "steps.f32").open("ab") as file:
                 file.write(np.ascontiguousarray(records, "<f4").tobytes())
+            if self.view:
+                self.view.steps(records)
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Appends a line to `metrics.jsonl` or `timing.jsonl`."""
         if self._writes:
             with (self.directory / name).open("a") as file:
                 file.write(json.dumps(strict(row), allow_nan=False) + "\n")
+            if self.view:
+                self.view.row(name, row)
 
     def rewind(self, step: int) -> None:
         """Cuts everything after `step`, and torn last lines: where a run goes on from a checkpoint."""
@@ -281,6 +306,8 @@ class Writer:
             if path.exists():
                 rows = [row for row in read_json_lines(path) if row.get("step", 0) <= step]
                 write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        if self.view:
+            self.view.rewound(self.directory)
 
 
 def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line, hosts, trial
+from playbook_jax import clock, command_line, hosts, trial
 from playbook_jax.errors import UsageError
 
 FLAGS = flags.FLAGS
@@ -28,6 +28,11 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer(
     "cores", 0, "On how many CPU cores to run; other numbers give other last bits. 0: all."
+)
+flags.DEFINE_string("profile", None, "A:B traces from step A to step B, and times as many after.")
+flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard events, into DIR/tensorboard.")
+flags.DEFINE_float(
+    "peak_flops", None, "With --profile: operations a second that one device could do."
 )
 flags.DEFINE_string("coordinator", None, "Several hosts: ADDRESS:PORT of host 0, the same on all.")
 flags.DEFINE_integer("num_hosts", None, "Several hosts: how many there are.")
@@ -50,15 +55,17 @@ def main(argv: list[str]) -> int:
     if hosts.is_parent(all_hosts):
         return hosts.watch(all_hosts, on_loss=lambda reason: _say_lost(all_hosts, reason))
 
-    from playbook_jax import clock, compilation_cache, progress, train
+    stopped: list[int] = []
+    _note_signals(stopped)
+    from playbook_jax import compilation_cache, profiling, progress, tensorboard, train
 
     compilation_cache.enable()
     if all_hosts:
         hosts.join(all_hosts)
+        _note_signals(stopped)  # jax listens to them too
     config = train.validate(FLAGS.config)
-    stopped = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: stopped.append(number))
+    steps = profiling.parse(FLAGS.profile) if FLAGS.profile else None
+    profiler = profiling.Profiler(steps, config, FLAGS.peak_flops)
     line = None
 
     def show(done: int, total: int, text: str) -> None:
@@ -66,13 +73,24 @@ def main(argv: list[str]) -> int:
         line = line or progress.Line(total, "steps", done=done)
         line.update(done, text)
 
-    status = train.train(config, FLAGS.workdir, progress=show, should_stop=lambda: bool(stopped))
+    status = train.train(
+        config,
+        FLAGS.workdir,
+        progress=show,
+        should_stop=lambda: bool(stopped),
+        profiler=profiler,
+        view=tensorboard.View(config) if FLAGS.tensorboard else None,
+    )
     if line:
         line.close()
-    _report(status, config.checkpoint.metric)
-    timing = trial.read_json_lines(Path(FLAGS.workdir) / "timing.jsonl")
-    print(*clock.describe(timing), sep="\n")
+    _report(status, config.checkpoint.metric, profiler.describe())
     return trial.EXIT_CODES[status["state"]]
+
+
+def _note_signals(stopped: list[int]) -> None:
+    """Lets requests to stop be noted in `stopped`; the run asks for them when it can save."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stopped.append(number))
 
 
 def _say_lost(all_hosts: hosts.Hosts, reason: str) -> None:
@@ -83,13 +101,14 @@ def _say_lost(all_hosts: hosts.Hosts, reason: str) -> None:
         trial.write_json(path, status | {"state": trial.FAILED, "reason": reason})
 
 
-def _report(status: dict, metric: str) -> None:
+def _report(status: dict, metric: str, profile: list[str]) -> None:
     text = f"{status['state']} at step {status['step']:,}"
     if status["state"] == trial.COMPLETE:
         text += f": best {metric} {status['objective']:.4g} at step {status['best_step']:,}"
     elif status["reason"]:
         text += f": {status['reason']}"
-    print(text)
+    timing = trial.read_json_lines(Path(FLAGS.workdir) / "timing.jsonl")
+    print("\n".join([text, *clock.describe(timing), *profile]))
     if status["state"] == trial.INTERRUPTED:
         print(f"Continue with: {shlex.join(command_line.command())}")
     else:
