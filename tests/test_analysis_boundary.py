@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -108,6 +109,26 @@ def test_thresholds(crowd, verdict):
     study = one(lambda u: 1 - u)
     axis = study.hyperparameters[0]
     assert boundary.judge(Field(study), axis, 1.0, crowd, 1) == verdict
+
+
+def test_a_hint_is_worth_a_look():
+    # The best five are the 1st, 2nd, 6th, 9th and 13th from the bound; the rest get worse away from it.
+    best = [19, 18, 14, 11, 7]
+    rows = [
+        {"at": [u], "objective": best.index(i) / 100 if i in best else 1 - u / 2}
+        for i, u in enumerate(PLACES)
+    ]
+    (finding,) = boundary.check(synthetic.made(rows, spaces=ONE))
+    sums = [sum(c) for c in itertools.combinations(range(20), 5)]
+    chance = sum(s <= 0 + 1 + 5 + 8 + 12 for s in sums) / math.comb(20, 5)
+    assert 0.02 < chance < 0.08  # one bound's share of the alarms, and four times that
+    assert finding.verdict == LOOK
+    assert finding.answer == "learning_rate: the best trials may crowd the high bound, 10."
+    assert finding.action == (
+        "Look at the plot of learning_rate. If you see it too: run another study with learning_rate "
+        "from 0.001 to 100."
+    )
+    assert f"with probability 1 in {round(1 / chance)};" in finding.evidence[2]
 
 
 def test_what_the_objective_itself_says_far_from_the_bound_does_not_fire():

@@ -93,10 +93,15 @@ def test_what_another_hyperparameter_adds_is_taken_out(mode):
 def test_with_too_few_trials_nothing_is_taken_out():
     # 7 trials, 4 columns: a fit would explain everything. So the crowd is that of the objectives.
     rng = np.random.default_rng(3)
-    rows = [{"at": [u, v], "objective": 1 - v} for u, v in rng.uniform(size=(7, 2))]
+    rows = [{"at": at, "objective": rng.uniform()} for at in rng.uniform(size=(7, 2))]
     study = synthetic.made(rows, spaces=TWO)
-    crowd = crowding.Field(study).crowd(directions.along(study.hyperparameters[1]), 1.0, 0.0)
-    assert crowd.chance == pytest.approx(1 / math.comb(7, 3))
+    field = crowding.Field(study)
+    assert not field.adjusted
+    decay = directions.along(study.hyperparameters[1])
+    crowd = field.crowd(decay, 1.0, 0.0)
+    distances = 1 - field.positions(decay)  # the best first
+    assert crowd.depth == pytest.approx(np.median(distances[:3]))
+    assert crowd.chance == crowding.chance(distances, np.arange(3))
 
 
 def test_trials_that_lack_the_hyperparameter_are_left_out():

@@ -64,6 +64,7 @@ def test_more_is_better_is_drawn_upwards():
     stars, dots, crosses = (marks(figure, kind) for kind in ("star", "dot", "x"))
     assert max(y for _, y in stars.values()) < min(y for _, y in dots.values())
     assert min(y for _, y in crosses.values()) > max(y for _, y in dots.values())
+    assert min(y for _, y in stars.values()) < 48  # no room is left above for infeasible trials
 
 
 @pytest.mark.playbook("hyperparameter-axis-plots")
