@@ -168,9 +168,9 @@ class _Run:
         saved: checkpoints.Checkpoints,
         progress: Progress,
         start: transfer.Start | None,
+        profiler: profiling.Profiler,
     ) -> None:
         self._config, self._writer, self._progress = config, writer, progress
-        profiler: profiling.Profiler,
         self._checkpoints, self._profiler = saved, profiler
         self._program = program_lib.get(config)
         self._hparams = train_step.cast_hparams(config.hparams)
@@ -186,11 +186,11 @@ class _Run:
         self._infeasible: tuple[str, int] | None = None  # the reason and the step
         self._all_stop = False  # whether some host was asked to stop
         self._clock = clock.Clock(self._step, config.batch_size)
+        profiler.start(writer.directory, self._step)
         self._news = self._last_objective = ""
 
     def _restore(self, start: transfer.Start | None) -> int:
         """Goes back to the latest checkpoint, or to the beginning, and returns the step."""
-        profiler.start(writer.directory, self._step)
         restored = self._checkpoints.restore(parallel.first(self._state))
         if restored is not None:
             self._state = self._program.restore(restored.state, restored.of_devices)
@@ -224,11 +224,11 @@ class _Run:
                     self._read(unread)
                     unread = None
             unread = self._end_stretch()
+            self._profiler.at(self._step, vars(unread))
         if unread and not self._infeasible:
             self._read(unread)
         return self._conclude()
 
-            self._profiler.at(self._step, vars(unread))
     def _next_boundary(self) -> int:
         """Returns the next step at which something is to be logged, evaluated or saved."""
         intervals = (
@@ -258,12 +258,12 @@ class _Run:
             self._hparams,
             self._max_train_steps,
         )
+        self._profiler.note(self._program.run_steps, arguments)
+        self._state, self._records, outcome = self._program.run_steps(*arguments)
         self._step += num_steps
         self._in_flight.append(outcome)
         self._clock.sent(outcome)
         if len(self._in_flight) > _CALLS_IN_FLIGHT:
-        self._profiler.note(self._program.run_steps, arguments)
-        self._state, self._records, outcome = self._program.run_steps(*arguments)
             self._in_flight.popleft().block_until_ready()
 
     def _end_stretch(self, stopping: bool = False) -> _Stretch:
