@@ -248,8 +248,8 @@ def load(directory: epath.PathLike, step: int | str) -> dict[str, Any]:
     saved: dict[str, Any] = {}
     place = _directory(directory)
     if place.exists():
-        read_only = ocp.CheckpointManagerOptions(read_only=True)
-        with ocp.CheckpointManager(place, options=read_only) as manager:
+        untouched = ocp.CheckpointManagerOptions(create=False)
+        with ocp.CheckpointManager(place, options=untouched) as manager:
             latest = manager.latest_step()
             step = latest if step == "latest" else step
             saved |= _saved(manager, step if step in manager.all_steps() else latest)

@@ -3,6 +3,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from playbook_jax import (
     trial,
 )
 from playbook_jax.errors import UsageError
+from scripts import fault_test
 from tests import small
 from tests.test_train import assert_same, files, interrupted, run
 
@@ -303,3 +305,31 @@ def test_a_full_disk_is_said(finished, tmp_path, monkeypatch, capfd, room_for_th
     if room_for_the_status:
         assert trial.load(tmp_path / "trial").status == status
     assert_ends_like(tmp_path / "trial", finished)
+
+
+@pytest.mark.playbook("checkpoints-survive-interruptions")
+def test_killed_while_saving_and_while_evaluating_a_run_ends_the_same(finished, tmp_path):
+    intervals = dict.fromkeys(("eval_every_steps", "log_every_steps"), 50)
+    config = small.digits(max_train_steps=800, checkpoint__every_steps=50, **intervals)
+    (tmp_path / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
+    killed = tmp_path / "killed"
+    for moment, number, code in [
+        (fault_test.SAVING, signal.SIGKILL, -signal.SIGKILL),
+        (fault_test.EVALUATED, signal.SIGTERM, 75),
+        (fault_test.SAVING, signal.SIGINT, 75),
+    ]:
+        fault = fault_test.Fault(moment, number)
+        assert fault_test.train(tmp_path / "config.json", killed, 4, fault) == code
+        assert len(steps_on_disk(killed)) >= 1
+    for directory in (killed, tmp_path / "alone"):
+        assert train.train(config, directory)["state"] == "COMPLETE"
+    assert fault_test.differences(killed, tmp_path / "alone") == []
+    # It would have noticed: a byte of a file, a bit of a parameter.
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write("\n")
+    shutil.rmtree(killed / "checkpoints")
+    shutil.copytree(finished / "checkpoints", killed / "checkpoints")
+    shutil.copy(finished / "status.json", killed)
+    found = fault_test.differences(killed, tmp_path / "alone")
+    assert {"metrics.jsonl", "status.json"} <= set(found)
+    assert "checkpoint latest['params']['Dense_0']['kernel']" in found
