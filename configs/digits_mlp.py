@@ -2,7 +2,8 @@
 
     scripts/train.py --config=configs/digits_mlp.py --workdir=/tmp/digits_mlp
 
-Takes a second after the first compilation on one CPU core and ends near 2 % validation error.
+Takes a second after the first compilation on one CPU core. The best validation error is 2.3 to 3.0 %, by seed
+(7 to 9 of 300 examples).
 """
 
 from ml_collections import ConfigDict
