@@ -1,5 +1,10 @@
-"""Where a result comes from: command, commit and diff, versions, devices, host, seeds."""
+"""Where a result comes from: command, commit and diff, versions, devices, host, seeds.
 
+A run that goes on where an earlier one was stopped may do so by another command, with other code or on
+another machine; then `earlier_runs` says in what it differed (playbook, "Setting up experiment tracking").
+"""
+
+import datetime
 import functools
 import importlib.metadata
 import os
@@ -12,7 +17,27 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+    "libtpu",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "ml_collections",
+    "clu",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tensorflow-datasets",
+)
+# Variables that change what is computed, or on what.
+_ENVIRONMENT = ("JAX_", "XLA_", "TF_", "LIBTPU_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32", "OMP_")
 # What holds for all runs of a trial: where its parameters began, and who looked at the test set.
 NOTES = ("initialized_from", "test_evaluations")
 _MAX_DIFF = 1_000_000  # characters; a larger diff is data, not an edit
@@ -26,25 +51,36 @@ def collect(
     Args:
       command: what started the run; this process's own command when None.
       seed: the config's seed, from which initialization, data order and dropout follow.
-      earlier: what the file held before, of which NOTES stay.
+      earlier: what the file held before, of which NOTES stay; the rest goes into `earlier_runs`, a
+        list in the order of the runs, where it is no longer so.
     """
     import jax
 
     devices = jax.local_devices()
-    return {
+    current = {
         "command": command or [sys.executable, *sys.argv],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "directory": str(Path.cwd()),
         **_code(),
         "versions": _versions(),
         "host": socket.gethostname(),
+        "hosts": jax.process_count(),
         "platform": platform.platform(),
         "devices": [device.device_kind for device in devices],
         "backend": devices[0].platform,
         # A CPU computes other bits with another number of threads.
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_ENVIRONMENT)},
         "seeds": {"initialization": seed, "data": seed, "dropout": seed},
-        **{name: earlier[name] for name in NOTES if name in earlier},
     }
+    notes = {name: earlier[name] for name in NOTES if name in earlier}
+    runs = earlier.get("earlier_runs", [])
+    if "command" in earlier:
+        runs = [
+            *runs,
+            {k: earlier[k] for k in current if earlier.get(k) != current[k] and k in earlier},
+        ]
+    return current | {"earlier_runs": runs} | notes
 
 
 @functools.cache
@@ -54,7 +90,7 @@ def _versions() -> dict[str, str]:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = "unknown"
+            continue
     return versions
 
 

@@ -4,7 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from playbook_jax import config as config_lib, group_norms, program as program_lib, train, trial
+from playbook_jax import (
+    config as config_lib,
+    group_norms,
+    input_pipeline,
+    program as program_lib,
+    train,
+    trial,
+)
 from tests import small
 
 COLUMNS = ["gradient_norm/Dense_0", "gradient_norm/Dense_1"]
@@ -39,8 +46,8 @@ def reference_norms(run_config):
         lambda x: np.asarray(x, np.float64), train.parallel.first(program.init(0)).params
     )
     data = program.arrays["train"]
-    source = train.input_pipeline.make_source(run_config, data)
-    rows = source.feed(0, 1)[0]
+    orders = input_pipeline.shard_orders(run_config, len(data["label"]))
+    rows = np.concatenate([order.indices(0, 1)[0] for order in orders])
     x = data["image"][rows].reshape(len(rows), -1) / 8.0 - 1
     a = x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"]
     z = np.maximum(a, 0)
@@ -55,9 +62,7 @@ def reference_norms(run_config):
 @pytest.mark.playbook("gradient-norm-by-group")
 def test_the_norms_are_those_of_the_unclipped_gradient_of_each_module(tmp_path):
     # Clipping and weight decay must not show in them.
-    run_config = config(
-        max_train_steps=20, hparams__clip_norm=0.5, hparams__weight_decay=0.1
-    )
+    run_config = config(max_train_steps=20, hparams__clip_norm=0.5, hparams__weight_decay=0.1)
     train.train(run_config, tmp_path / "trial")
     steps = trial.load(tmp_path / "trial").steps
     assert list(steps.columns) == ["step", *trial.STEP_COLUMNS, *COLUMNS]
