@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from playbook_jax import config as config_lib, trial as trial_lib
-from playbook_jax.studies import best_config, directory, specification as specification_lib
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import (
+    best_config,
+    directory,
+    ledger,
+    specification as specification_lib,
+)
 from playbook_jax.studies.directory import Status, StudyDirectory, Trials
 from playbook_jax.studies.specification import Specification
 
@@ -24,7 +30,7 @@ def conclude(
     statuses: Mapping[int, Status],
     command: Sequence[str],
 ) -> bool:
-    """Writes `study.csv`, `best_config.py` and the report, and prints what came out.
+    """Writes `study.csv`, `best_config.py`, the report and the ledger, and prints what came out.
 
     Args:
       study: the study directory.
@@ -67,6 +73,10 @@ def conclude(
         source = best_config.source(config_lib.to_dict(config), docstring)
         trial_lib.write_text(study.path / "best_config.py", source)
     reported = _report(study.path, script)
+    try:
+        ledger.write(study.path.resolve().parent)
+    except UsageError as error:  # the study itself is complete without it
+        print(f"warning: {error}", file=sys.stderr)
     if best is not None:
         print(f"Train the best trial again: {shlex.join(train_command)}")
     return reported

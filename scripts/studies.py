@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Lists, shows and compares studies, and frees the disk that their checkpoints take.
+
+scripts/studies.py --root=runs                          all studies below runs; writes runs/ledger.csv
+scripts/studies.py --study=runs/a                       one of them: its question, space, best trials
+scripts/studies.py --study=runs/b --compare=runs/a      in what b differs from a, and what came of it
+scripts/studies.py --study=runs/a --prune               removes the checkpoints of all but the best trial
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from playbook_jax import command_line, config as config_lib, trial
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import ledger
+from playbook_jax.studies.lock import Lock
+
+_SHOWN_TRIALS = 5
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("root", None, "List the studies below this directory.")
+flags.DEFINE_string("study", None, "A study directory.")
+flags.DEFINE_string("compare", None, "The study directory that --study is compared with.")
+flags.DEFINE_bool(
+    "prune", False, "Remove the checkpoints of all of the study's trials but the best."
+)
+
+
+def list_all(root: str) -> None:
+    """Prints a line for each study, and writes the ledger."""
+    path = ledger.write(root)
+    rows = [("study", "trials", "infeasible", "best", "directory")]
+    for study in ledger.find(root):
+        entry = ledger.entry(study)
+        best = (
+            "" if entry.best_validation is None else f"{entry.metric} {entry.best_validation:.4g}"
+        )
+        rows.append((entry.study, entry.trials, str(entry.infeasible), best, str(study.path)))
+    _print_table(rows)
+    print(f"Ledger: {path}")
+
+
+def show(study: ledger.Study) -> None:
+    """Prints a study's question, its hyperparameters by role, and its best trials."""
+    specification, entry = study.specification, ledger.entry(study)
+    print(f"{entry.study}: {entry.notes}")
+    print(f"{entry.trials} trials at their end, {entry.infeasible} infeasible; {entry.metric}")
+    for role in ("scientific", "nuisance", "fixed"):
+        for name, space in specification[role].items():
+            print(f"  {role:<10}  {name}  {_in_words(space)}")
+    if study.ranked:
+        names = list(study.trials[0]["parameters"])
+        rows = [("trial", entry.metric, *names)]
+        for index in study.ranked[:_SHOWN_TRIALS]:
+            row, status = study.trials[index], study.statuses[index]
+            values = (_cell(row["parameters"].get(name, "")) for name in names)
+            rows.append((str(row["trial"]), _cell(status["objective"]), *values))
+        _print_table(rows)
+    print(f"Started by: {entry.reproduction or 'not started'}")
+    print(f"Code: {entry.code}")
+
+
+def compare(new: ledger.Study, old: ledger.Study) -> None:
+    """Prints in what two studies differ, and the best of each."""
+    for line in config_lib.differences(old.specification, new.specification):
+        print(f"  {line}")
+    entries = [ledger.entry(study) for study in (old, new)]
+    if entries[0].metric != entries[1].metric:
+        print("Their objectives differ, so their best values can't be compared.")
+        return
+    rows = [("directory", "trials", "infeasible", entries[0].metric)]
+    for study, entry in zip((old, new), entries, strict=True):
+        best = "" if entry.best_validation is None else _cell(entry.best_validation)
+        rows.append((str(study.path), entry.trials, str(entry.infeasible), best))
+    _print_table(rows)
+
+
+def prune(study: ledger.Study) -> None:
+    """Removes the checkpoints of all finished trials but the best one; all else stays."""
+    lock = Lock(study.path / ".lock")  # no launcher may be at work in it
+    study = ledger.read(study.path)
+    kept, freed = study.ranked[:1], 0
+    for index, status in enumerate(study.statuses):
+        directory = study.trial_directory(index) / "checkpoints"
+        if index in kept or status["state"] not in trial.FINISHED or not directory.is_dir():
+            continue
+        freed += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+        shutil.rmtree(directory)
+    lock.release()
+    print(f"Freed {freed / 2**20:.1f} MiB; the best trial keeps its checkpoints.")
+
+
+def _in_words(space: Any) -> str:
+    if not isinstance(space, dict):
+        return str(space)
+    if "values" in space:
+        return " | ".join(str(value) for value in space["values"])
+    return f"{space['low']:g} to {space['high']:g} ({space['scale']})"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise UsageError(f"{argv[1]!r} is not a flag; see --help")
+    if bool(FLAGS.root) == bool(FLAGS.study):
+        raise UsageError("give either --root=DIR, to list studies, or --study=DIR, for one of them")
+    if not FLAGS.study and (FLAGS.compare or FLAGS.prune):
+        raise UsageError("--compare and --prune need --study=DIR")
+    if FLAGS.root:
+        list_all(FLAGS.root)
+        return 0
+    study = ledger.read(FLAGS.study)
+    if FLAGS.prune:
+        prune(study)
+    elif FLAGS.compare:
+        compare(study, ledger.read(FLAGS.compare))
+    else:
+        show(study)
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)
