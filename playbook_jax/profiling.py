@@ -81,8 +81,10 @@ class Profiler:
           peak: operations a second that one device could do; None: what is known of its kind.
 
         Raises:
-          UsageError: the run ends before the steps do.
+          UsageError: the run ends before the steps do, or the peak is none.
         """
+        if peak is not None and (not steps or peak <= 0):
+            raise UsageError(f"--peak_flops={peak:g} must be above 0, and goes with --profile=A:B")
         self._steps, self._config, self._peak = steps, config, peak
         if steps and steps.stop > (total := config_lib.total_steps(config)):
             raise UsageError(

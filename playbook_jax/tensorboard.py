@@ -54,10 +54,11 @@ class View:
         self._stride = max(1, math.ceil(config_lib.total_steps(config) / POINTS))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
         self._writer: Any = None
-        self._failed = False
+        self._begun = self._failed = False
 
     def rewound(self, directory: epath.Path) -> None:
         """Takes a trial directory as it is now: what is in it, and no more, is what the events show."""
+        self._begun = True
         self._columns = trial.step_columns(directory)
         records = trial.read_steps(directory)
         rows = [
@@ -83,6 +84,14 @@ class View:
             if key not in ("step", "seconds", "interval_seconds")
         }
         self._do(lambda: self._write(row["step"], values))
+
+    def catch_up(self, directory: epath.PathLike) -> None:
+        """Makes the events of a run that was finished before, on the host that writes."""
+        from playbook_jax import parallel
+
+        if not self._begun and parallel.host_index() == 0:
+            with self:
+                self.rewound(epath.Path(directory))
 
     def __enter__(self) -> Self:
         """Returns itself."""

@@ -73,14 +73,17 @@ def main(argv: list[str]) -> int:
         line = line or progress.Line(total, "steps", done=done)
         line.update(done, text)
 
+    view = tensorboard.View(config) if FLAGS.tensorboard else None
     status = train.train(
         config,
         FLAGS.workdir,
         progress=show,
         should_stop=lambda: bool(stopped),
         profiler=profiler,
-        view=tensorboard.View(config) if FLAGS.tensorboard else None,
+        view=view,
     )
+    if view:
+        view.catch_up(FLAGS.workdir)
     if line:
         line.close()
     _report(status, config.checkpoint.metric, profiler.describe())

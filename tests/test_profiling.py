@@ -72,9 +72,10 @@ def test_model_flops_are_those_of_one_update_on_all_devices(profiled):
     assert by_hand < flops < by_hand + elementwise
 
 
-def test_flops_do_not_depend_on_how_many_updates_a_call_makes():
+@pytest.mark.parametrize("mapping", parallel.MAPPINGS)
+def test_flops_do_not_depend_on_how_many_updates_a_call_makes(mapping):
     step = parallel.on_devices(
-        lambda x, n: jax.lax.fori_loop(0, n, lambda i, y: y @ y, x), (0, None)
+        lambda x, n: jax.lax.fori_loop(0, n, lambda i, y: y @ y, x), (0, None), mapping=mapping
     )
     x = parallel.replicate(np.zeros((64, 64), np.float32))
     expected = 4 * 2 * 64**3  # devices × product
@@ -196,6 +197,9 @@ def test_steps_beyond_the_run_are_refused():
     with pytest.raises(UsageError, match=r"--profile=30:50 goes beyond the run's last step, 45"):
         profiler(range(30, 50), hparams__warmup_steps=5)
     assert profiling.parse("100:110") == range(100, 110)
+    for steps, peak in ((None, 1e12), (range(3, 5), -1.0)):
+        with pytest.raises(UsageError, match="must be above 0, and goes with --profile=A:B"):
+            profiler(steps, peak=peak)
 
 
 @pytest.mark.playbook("profile-on-demand", "throughput")

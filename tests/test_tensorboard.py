@@ -88,6 +88,19 @@ def test_a_resumed_run_has_each_step_once(finished, tmp_path):
     assert hyperparameters
 
 
+def test_events_of_a_run_that_was_finished_without_them(finished, tmp_path):
+    directory = tmp_path / "trial"
+    config = train.validate(small.digits(hparams__learning_rate=0.05))
+    train.train(config, directory)
+    view = tensorboard.View(config)
+    assert train.train(config, directory, view=view)["state"] == "COMPLETE"
+    view.catch_up(directory)
+    expected, _ = events(finished)
+    scalars, _ = events(directory)
+    assert scalars["steps/loss"] == expected["steps/loss"]
+    assert scalars["validation/loss"] == expected["validation/loss"]
+
+
 def test_long_runs_are_thinned_without_losing_an_outlier(tmp_path, monkeypatch):
     monkeypatch.setattr(tensorboard, "POINTS", 8)
     config = train.validate(small.digits(max_train_steps=39))
