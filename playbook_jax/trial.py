@@ -318,12 +318,12 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
       status: the trial's status, for `best_step`.
 
     Returns:
-      `steps` (updates made), `gradient_norm` (`percentiles` by name, `histogram` with `edges` in
-      log10 and `counts`), `clipped_fraction`, `curves` (per-step records thinned to at most
-      CURVE_POINTS: `step`, `loss`, `gradient_norm` and that of each parameter group, each the mean,
-      and `gradient_norm_max`, the largest, of the stretch of steps that ends there), `evaluations`
-      (every metric as a list beside `step`, thinned likewise, the best kept), `best` and `final`
-      (the metrics at those evaluations).
+      `steps` (updates made), `initial_loss` (that of step 0), `gradient_norm` (`percentiles` by name,
+      `histogram` with `edges` in log10 and `counts`), `clipped_fraction`, `curves` (per-step records
+      thinned to at most CURVE_POINTS: `step`, `loss`, `gradient_norm` and that of each parameter
+      group, each the mean, and `gradient_norm_max`, the largest, of the stretch of steps that ends
+      there), `evaluations` (every metric as a list beside `step`, thinned likewise, the best kept),
+      `best` and `final` (the metrics at those evaluations).
     """
     records = read_steps(directory)
     evaluations = read_json_lines(epath.Path(directory) / "metrics.jsonl")
@@ -339,6 +339,7 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
             },
             "histogram": _histogram(finite),
         },
+        "initial_loss": float(records[0, 0]) if len(records) else None,
         "clipped_fraction": float(np.mean(clipped > 0)) if len(records) else None,
         "curves": _thin_records(records, step_columns(directory)),
         "evaluations": _thin_evaluations(evaluations, status.get("best_step")),

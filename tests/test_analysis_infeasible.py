@@ -71,13 +71,14 @@ def test_cannot_tell_from_so_few(bad, total, answer):
 @pytest.mark.playbook("infeasible-fraction")
 def test_where_they_lie_and_how_probable_that_is():
     (finding,) = infeasible.check(split(8, 20))
-    assert finding.action == "Leave out learning_rate of 0.316 and more."
-    assert 10 ** (-3 + 4 * 12.5 / 20) == pytest.approx(0.316, abs=5e-4)
+    assert finding.action == (
+        "Leave out learning_rate of 0.316 and more, unless warmup or clipping makes it train."
+    )
+    assert pytest.approx(0.316, abs=5e-4) == 10 ** (-3 + 4 * 12.5 / 20)
     reasons, region = finding.evidence
     assert reasons == "Trials 0, 1, 2, 3, 4, 5, 6 and 7: the loss is not finite."
     assert region.startswith(
-        "All 8 infeasible trials have learning_rate of 0.316 and more, and none of 12 complete ones "
-        "has."
+        "All 8 of these trials have learning_rate of 0.316 and more, and none of 12 others has."
     )
     assert math.comb(20, 8) == 125_970  # the outermost of so many choices; they are too many to try
     assert finding.figures == ("axis-hparams.learning_rate",)
@@ -87,8 +88,8 @@ def test_a_region_with_a_complete_trial_in_it():
     places = [[(i + 0.5) / 10] for i in range(10)]
     bad, good = [places[9], places[8], places[6], places[5]], [*places[:5], places[7]]
     region = infeasible_region.find(study(bad, good))
-    assert len(region.infeasible) == 4
-    assert len(region.complete) == 1
+    assert len(region.failures) == 4
+    assert len(region.learned) == 1
     assert region.cut == pytest.approx(0.55)
     # 1 − place of the bad ones: 0.05 + 0.15 + 0.35 + 0.45 = 1.0; of the 210 choices of four, these
     # sum to no more: indices from the top 0123, 0124, 0125, 0126, 0127, 0134 … counted by hand below.
@@ -131,7 +132,10 @@ def test_a_listed_value_can_be_the_region():
     (finding,) = infeasible.check(study([[1]] * 6, [[0]] * 4 + [[2]] * 4, spaces))
     assert finding.verdict == LOOK
     assert finding.action == "Leave out optimizer = momentum."
-    assert "All 6 infeasible trials have optimizer = momentum, and none of 8" in finding.evidence[1]
+    assert (
+        "All 6 of these trials have optimizer = momentum, and none of 8 others"
+        in finding.evidence[1]
+    )
     # A level has two sides, one choice of 6 among 14 is as extreme: 1 of 3,003.
     assert math.comb(14, 6) == 3003
     assert "probability 1 in 3,003" in finding.evidence[1]
@@ -158,3 +162,34 @@ def test_reasons_are_grouped_whatever_their_step():
     ]
     (finding,) = infeasible.check(dataclasses.replace(made, trials=(*trials, *made.trials[3:])))
     assert finding.evidence[:2] == ("Trials 0 and 1: loss is nan.", "Trial 2: gradient is inf.")
+
+
+@pytest.mark.playbook("infeasible-fraction")
+def test_trials_that_learned_nothing_count():
+    places = [[(i + 0.5) / 20] for i in range(20)]
+    made = study(places[16:], places[:16])
+    told = {"unlearned": True, "reason": "the training loss ended about where it began"}
+    trials = [
+        dataclasses.replace(t, **(told if t.number >= 14 else {})) for t in made.trials
+    ]  # numbers 0 to 3 are the highest rates, 14 to 19 the next
+    (finding,) = infeasible.check(dataclasses.replace(made, trials=tuple(trials)))
+    assert finding.verdict == LOOK
+    assert finding.answer.replace("\u00a0", " ") == (
+        "10 of 20 trials that have ended are infeasible or learned nothing (50 %)."
+    )
+    assert finding.evidence[0] == (
+        "Trials 14, 15, 16, 17, 18 and 19: the training loss ended about where it began."
+    )
+    assert finding.evidence[2].startswith(
+        f"All 10 of these trials have learning_rate of {10 ** (-3 + 4 * 10.5 / 20):.3g} and more, "
+        "and none of 10 others has."
+    )
+
+
+@pytest.mark.parametrize(("unlearned", "answer"), [(True, "learned nothing"), (False, "is not")])
+def test_the_only_trial(unlearned, answer):
+    made = study([], [[0.5]])
+    trial = dataclasses.replace(made.trials[0], unlearned=unlearned)
+    (finding,) = infeasible.check(dataclasses.replace(made, trials=(trial,)))
+    assert finding.answer.startswith(f"The only trial that has ended {answer}")
+    assert finding.verdict == (ACT if unlearned else CANNOT_TELL)

@@ -30,8 +30,9 @@ def test_fires_where_the_best_are_right_below_the_edge():
     edge, best, crowd = finding.evidence
     assert 10 ** (-3 + 4 * PLACES[14]) == pytest.approx(0.794, abs=5e-4)
     assert (
-        edge == "All 6 trials with learning_rate of 0.794 and more are infeasible; 14 below it are "
-        "complete."
+        edge
+        == "All 6 trials with learning_rate of 0.794 and more are infeasible; 14 below it train "
+        "well."
     )
     assert 10 ** (-3 + 4 * PLACES[13]) == pytest.approx(0.501, abs=5e-4)
     assert (
@@ -62,7 +63,7 @@ def test_is_silent_where_the_best_keep_away(best):
 
 
 def test_one_lucky_trial_at_the_edge_is_no_sign():
-    (finding,) = instability.check(study(lambda u: -1 if 0.65 < u else (u - 0.2) ** 2, 0.7))
+    (finding,) = instability.check(study(lambda u: -1 if u > 0.65 else (u - 0.2) ** 2, 0.7))
     assert "trial 13" in finding.evidence[1]
     assert finding.verdict == FINE
 
@@ -90,9 +91,7 @@ def test_an_edge_at_small_learning_rates_is_another_thing():
     rows = [{"at": [u], "objective": None if u < 0.3 else u} for u in PLACES]
     (finding,) = instability.check(synthetic.made(rows, spaces={RATE: synthetic.LEARNING_RATE}))
     assert finding.verdict == FINE
-    assert (
-        finding.answer == "The infeasible trials are not clearly those with large learning rates."
-    )
+    assert finding.answer == "The trials that fail are not clearly those with large learning rates."
 
 
 def test_a_soft_edge():
@@ -100,7 +99,7 @@ def test_a_soft_edge():
     (finding,) = instability.check(study(lambda u: 1 - u, 2, also=(10, 12, 14, 16, 18, 19)))
     assert finding.verdict == FINE
     assert finding.answer.replace("\u00a0", " ") == (
-        "No sharp edge: 40 % of the trials with learning_rate of 0.126 and more are complete."
+        "No sharp edge: 40 % of the trials with learning_rate of 0.126 and more train well."
     )
     assert 10 ** (-3 + 4 * PLACES[10]) == pytest.approx(0.126, abs=5e-4)
 
@@ -128,6 +127,43 @@ def test_a_linear_learning_rate():
     assert finding.verdict == FINE
 
 
+@pytest.mark.playbook("best-at-the-edge-of-instability")
+def test_trials_that_learned_nothing_are_beyond_the_edge():
+    # As on the digits: the highest rates diverge, and those below end where they began.
+    made = study(lambda u: 1 - u if u < 0.7 else 2 - u, 0.85)
+    trials = tuple(dataclasses.replace(t, unlearned=14 <= t.number < 17) for t in made.trials)
+    (finding,) = instability.check(dataclasses.replace(made, trials=trials))
+    assert finding.verdict == ACT
+    assert (
+        finding.answer == "The best trials lie right below where training fails "
+        "(learning_rate of 0.794 and more)."
+    )
+    assert finding.evidence[0].startswith(
+        "All 6 trials with learning_rate of 0.794 and more are infeasible or learned nothing; 14"
+    )
+    assert "trial 13, has learning_rate 0.501: training fails at 1.6 times" in finding.evidence[1]
+
+
+@pytest.mark.parametrize(
+    ("base", "way"),
+    [
+        ({}, "learning rate warmup, or gradient clipping at the 90th percentile"),
+        ({"clip_norm": 1.0}, "learning rate warmup (gradients are clipped already)"),
+        ({"warmup_steps": 100}, "gradient clipping at the 90th percentile"),
+        (
+            {"warmup_steps": 9, "clip_norm": 1},
+            "longer warmup, a lower clipping threshold, or another",
+        ),
+        ({"warmup_steps": 0, "clip_norm": 0.0}, "learning rate warmup, or gradient clipping"),
+    ],
+)
+def test_what_is_on_already_is_not_proposed(base, way):
+    made = study(lambda u: 1 - u, 0.7)
+    specification = made.specification | {"base_config": {"hparams": base}}
+    (finding,) = instability.check(dataclasses.replace(made, specification=specification))
+    assert finding.action.startswith(f"Try {way}")
+
+
 def test_cannot_tell():
     named = study(lambda u: 1 - u, 0.7, name=DECAY, space=synthetic.WEIGHT_DECAY)
     one_bad = study(lambda u: 1 - u, 0.96)
@@ -135,7 +171,7 @@ def test_cannot_tell():
     unstarted = dataclasses.replace(none, trials=())
     for made, answer in [
         (named, "The learning rate does not vary, so its edge is not seen."),
-        (one_bad, "One infeasible trial does not show an edge."),
+        (one_bad, "A single trial that fails does not show an edge."),
         (none, "No trial is complete."),
         (unstarted, "No trial is complete."),
     ]:

@@ -156,6 +156,36 @@ def test_evaluations_keep_what_can_be_used(directory):
     assert np.isnan(evaluations["a"][0])
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "unlearned"),
+    [
+        (2.3, 2.2, True),
+        (2.3, 2.0, False),
+        (2.3, 2.071, True),  # 0.9 times 2.3 is 2.07
+        (2.3, 2.069, False),
+        (None, 2.2, False),
+        (2.3, None, False),
+        (-1.0, -1.0, False),  # a tenth of what is below 0 means nothing
+    ],
+)
+def test_a_loss_that_ends_where_it_began(directory, first, last, unlearned):
+    before = study_lib.load(directory)
+    complete, infeasible = (before.of_state(s)[0].number for s in ("COMPLETE", "INFEASIBLE"))
+    for number in (complete, infeasible):
+        change(directory, number, "summary.json", initial_loss=first, curves={"loss": [5, last]})
+    study = study_lib.load(directory)
+    assert study.trials[complete].unlearned == unlearned
+    assert study.trials[complete].reason == (
+        "the training loss ended about where it began" if unlearned else ""
+    )
+    assert not study.trials[infeasible].unlearned
+    assert study.trials[infeasible].reason.startswith("the loss is not finite")
+    assert (study.trials[complete] in study.failures) == unlearned
+    assert (study.trials[complete] in study.learned) != unlearned
+    assert study.trials[complete] in study.ranked
+    assert study.trials[infeasible] in study.failures
+
+
 def test_conditional_hyperparameters_are_where_they_exist(directory):
     stored = json.loads((directory / "study.json").read_text())
     for row in stored["trials"][::2]:

@@ -68,6 +68,7 @@ def test_the_summary_describes_the_gradient_norms(tmp_path):
     writer = trial.Writer(tmp_path, CONFIG)
     rng = np.random.default_rng(0)
     records = np.ones((5000, 5), np.float32)
+    records[0, 0] = 2.5
     records[:, 1] = np.exp(rng.normal(size=5000))
     records[:, 4] = rng.random(5000) < 0.3
     writer.append_steps(records)
@@ -80,6 +81,7 @@ def test_the_summary_describes_the_gradient_norms(tmp_path):
         rank = (len(norms) - 1) * int(name) / 100
         low, high = np.sort(norms)[[int(rank), min(int(rank) + 1, len(norms) - 1)]]
         assert value == pytest.approx(low + (high - low) * (rank % 1))
+    assert summary["initial_loss"] == 2.5
     assert summary["clipped_fraction"] == pytest.approx(np.mean(records[:, 4]))
     assert sum(summary["gradient_norm"]["histogram"]["counts"]) == 5000
     assert len(summary["curves"]["step"]) == trial.CURVE_POINTS
@@ -91,6 +93,7 @@ def test_the_summary_of_a_run_without_any_step(tmp_path):
     trial.Writer(tmp_path, CONFIG)
     summary = trial.summarize(tmp_path, trial.new_status())
     assert summary["steps"] == 0
+    assert summary["initial_loss"] is None
     assert summary["clipped_fraction"] is None
     assert summary["best"] is None
 

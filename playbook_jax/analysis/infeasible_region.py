@@ -1,17 +1,16 @@
-"""Where in the search space the infeasible trials lie."""
+"""Where in the search space the trials lie that are infeasible, or that learned nothing."""
 
 import dataclasses
 
 import numpy as np
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import crowding, directions, numerals
 from playbook_jax.analysis.directions import Direction
 from playbook_jax.analysis.hyperparameters import HIGH, LOW
 from playbook_jax.analysis.study import Study, Trial
 
 CHANCE = 0.05  # of a region where there is none, over all the places looked at together; customary
-FEWEST = 2  # one infeasible trial lies somewhere, and one complete trial elsewhere
+FEWEST = 2  # one failure lies somewhere, and one trial that learned elsewhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Region:
       side: LOW or HIGH, where it lies; None for a value that was listed.
       cut: the place where it begins.
       text: the region in words, "learning_rate of 0.53 and more".
-      infeasible: the infeasible trials in it.
-      complete: the complete ones in it.
+      failures: the trials in it that are infeasible or learned nothing.
+      learned: the other complete ones in it.
       chance: the probability that as many trials, drawn at random, lie as far to that side.
     """
 
@@ -32,27 +31,27 @@ class Region:
     side: str | None
     cut: float
     text: str
-    infeasible: tuple[Trial, ...]
-    complete: tuple[Trial, ...]
+    failures: tuple[Trial, ...]
+    learned: tuple[Trial, ...]
     chance: float
 
 
 def find(study: Study, only: tuple[str, ...] | None = None) -> Region | None:
-    """Returns the region that tells infeasible from complete trials best, or None if none does.
+    """Returns the region that tells failures from trials that learned best, or None if none does.
 
     Args:
       study: the study.
       only: the labels of the directions to look in; all when None.
     """
-    infeasible, complete = study.of_state(trial_lib.INFEASIBLE), study.ranked
-    if min(len(infeasible), len(complete)) < FEWEST:
+    failures, learned = study.failures, study.learned
+    if min(len(failures), len(learned)) < FEWEST:
         return None
-    trials = [*infeasible, *complete]
+    trials = [*failures, *learned]
     candidates = [
         region
         for direction, side in _looked_at(study)
         if only is None or direction.label in only
-        if (region := _region(direction, side, trials, len(infeasible))) is not None
+        if (region := _region(direction, side, trials, len(failures))) is not None
     ]
     allowed = CHANCE / max(1, len(candidates))
     candidates = [region for region in candidates if region.chance <= allowed]
@@ -84,10 +83,10 @@ def _is(path: str, level: object, label: str) -> Direction:
 
 
 def _region(
-    direction: Direction, side: str | None, trials: list[Trial], infeasible: int
+    direction: Direction, side: str | None, trials: list[Trial], failures: int
 ) -> Region | None:
     places = np.array([direction.place(trial.parameters) for trial in trials])
-    failed = np.arange(len(trials)) < infeasible
+    failed = np.arange(len(trials)) < failures
     there = np.isfinite(places)
     trials = [trial for trial, t in zip(trials, there, strict=True) if t]
     places, failed = places[there], failed[there]
@@ -116,5 +115,4 @@ def _region(
 
 
 def _separation(region: Region, study: Study) -> float:
-    infeasible = len(study.of_state(trial_lib.INFEASIBLE))
-    return len(region.infeasible) / infeasible - len(region.complete) / len(study.ranked)
+    return len(region.failures) / len(study.failures) - len(region.learned) / len(study.learned)

@@ -27,6 +27,9 @@ from playbook_jax.errors import UsageError
 MISSING, UNREADABLE = "MISSING", "UNREADABLE"
 STATES = (*trial_lib.STATES, MISSING, UNREADABLE)
 ROLES = ("scientific", "nuisance")
+# A training loss that ends within a tenth of where it began shows nothing learned, or all lost again: a
+# result as bad as that of a trial that the contract calls infeasible, for ending above where it began.
+UNLEARNED = 0.9
 LEADERS = 3  # "the best few": as many as the playbook's figures star
 
 
@@ -42,6 +45,7 @@ class Trial:
       step: how many updates it has made.
       best_step: where its objective was best, or None.
       objective: the best value of the study's metric, or None; a number for COMPLETE trials only.
+      unlearned: whether it is COMPLETE with a training loss that ended about where it began.
       evaluations: every metric, and `step`, as arrays of one length, thinned; NaN where not finite.
     """
 
@@ -52,6 +56,7 @@ class Trial:
     step: int = 0
     best_step: int | None = None
     objective: float | None = None
+    unlearned: bool = False
     evaluations: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
@@ -113,6 +118,16 @@ class Study:
         return sorted(
             self.of_state(trial_lib.COMPLETE), key=lambda t: (sign * t.objective, t.number)
         )
+
+    @property
+    def failures(self) -> list[Trial]:
+        """The trials that training itself made fail: INFEASIBLE, or unlearned."""
+        return [t for t in self.trials if t.state == trial_lib.INFEASIBLE or t.unlearned]
+
+    @property
+    def learned(self) -> list[Trial]:
+        """The COMPLETE trials that learned something, the best first."""
+        return [trial for trial in self.ranked if not trial.unlearned]
 
     @property
     def leaders(self) -> list[Trial]:
@@ -197,14 +212,17 @@ def _load_trial(
         return Trial(number, parameters, UNREADABLE, f"status.json {problem}")
     complete = status["state"] == trial_lib.COMPLETE
     summary = trial_lib.Trial(path, {}, status).summary
+    unlearned = complete and _unlearned(summary)
+    reason = "the training loss ended about where it began" if unlearned else ""
     return Trial(
         number,
         parameters,
         status["state"],
-        str(status.get("reason") or ""),
+        str(status.get("reason") or reason),
         int(status.get("step") or 0),
         status["best_step"] if complete else None,
         float(status["objective"]) if complete else None,
+        unlearned,
         _evaluations(summary),
     )
 
@@ -222,6 +240,15 @@ def _problem(status: Any) -> str:
         if not isinstance(best_step, int) or not 0 <= best_step <= (status.get("step") or 0):
             return "says COMPLETE and has no best step in its run"
     return ""
+
+
+def _unlearned(summary: Any) -> bool:
+    """Says whether the training loss ended about where it began, as far as the summary tells."""
+    try:
+        first, last = summary["initial_loss"], summary["curves"]["loss"][-1]
+        return bool(first > 0 and last >= UNLEARNED * first)
+    except (LookupError, TypeError):
+        return False
 
 
 def _evaluations(summary: Any) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ import re
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import infeasible_region, numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.hyperparameters import HIGH
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 20
@@ -24,27 +25,23 @@ PLAYBOOK = ("infeasible-fraction",)
 def check(study: Study) -> list[Finding]:
     """Returns what fraction of the ended trials is infeasible, and where in the space they lie.
 
-    Trials that FAILED (out of memory, out of time, an error) are left out of the fraction.
+    The playbook's infeasible trials "diverge, get really bad loss values, or fail to run", so that those
+    count, too, that are COMPLETE and learned nothing. Trials that FAILED (out of memory, out of time, an
+    error) are left out.
 
     Source: playbook, "Extracting insight from experimental results": a very large fraction calls for
     another search space, and sometimes means a bug.
     """
-    infeasible, complete = study.of_state(trial_lib.INFEASIBLE), study.ranked
-    ended = len(infeasible) + len(complete)
+    failures = study.failures
+    ended = len(failures) + len(study.learned)
     if not ended:
         return [_finding(study, CANNOT_TELL, "No trial has ended.")]
-    fraction = len(infeasible) / ended
-    answer = f"{numerals.share(len(infeasible), ended)} trials that have ended "
-    answer += f"{'is' if len(infeasible) < 2 else 'are'} infeasible"
-    if ended == 1:
-        answer = f"the only trial that has ended is {'' if infeasible else 'not '}infeasible"
-    answer = numerals.sentence(answer)
-    if 0 < fraction < 1:
-        answer = f"{answer[:-1]} ({numerals.percent(fraction)})."
-    if infeasible and not complete:
+    fraction = len(failures) / ended
+    answer = _answer(study, ended)
+    if fraction == 1:
         action = (
-            "Train one trial by hand with the smallest learning rate. If it diverges too, suspect a "
-            "bug in the training code or the data; else search at smaller values."
+            "Train one trial by hand with the smallest learning rate. If it fails too, suspect a bug "
+            "in the training code or the data; else search at smaller values."
         )
         return [_finding(study, ACT, answer, action)]
     if ended < FEWEST:
@@ -54,38 +51,56 @@ def check(study: Study) -> list[Finding]:
     return [_finding(study, FINE, answer)]
 
 
+def _answer(study: Study, ended: int) -> str:
+    failures, unlearned = study.failures, any(trial.unlearned for trial in study.failures)
+    what = "infeasible or learned nothing" if unlearned else "infeasible"
+    if ended == 1:
+        return f"The only trial that has ended {_one(study)}."
+    share = numerals.share(len(failures), ended)
+    answer = f"{share} trials that have ended {'is' if len(failures) < 2 else 'are'} {what}"
+    if 0 < len(failures) < ended:
+        answer += f" ({numerals.percent(len(failures) / ended)})"
+    return numerals.sentence(answer)
+
+
+def _one(study: Study) -> str:
+    if not study.failures:
+        return "is not infeasible"
+    return "learned nothing" if study.failures[0].unlearned else "is infeasible"
+
+
 def _mend(study: Study) -> str:
     region = infeasible_region.find(study)
     if region is None:
         return (
-            "Look at the reasons of the infeasible trials: they lie in no one part of the search "
-            "space, as they would if a hyperparameter made them so, and may point to a bug."
+            "Look at the reasons of these trials: they lie in no one part of the search space, as they "
+            "would if a hyperparameter made them so, and may point to a bug."
         )
     if len(region.direction.names) > 1:
         return (
             f"Reparameterize the search space: sample {region.direction.label} itself in place of "
             f"learning_rate, and keep it below {region.direction.show(region.cut)}."
         )
-    return f"Leave out {region.text}."
+    mended = region.side == HIGH and region.direction.label == "learning_rate"
+    return (
+        f"Leave out {region.text}{', unless warmup or clipping makes it train' if mended else ''}."
+    )
 
 
 def _finding(study: Study, verdict: str, answer: str, action: str = "") -> Finding:
-    infeasible = study.of_state(trial_lib.INFEASIBLE)
-    region = infeasible_region.find(study)
-    evidence = []
-    if infeasible:
-        evidence += _reasons(infeasible)
+    failures, region = study.failures, infeasible_region.find(study)
+    evidence = _reasons(failures)
     if region is not None:
         evidence.append(
             numerals.sentence(
-                f"{numerals.share(len(region.infeasible), len(infeasible))} infeasible trials have "
-                f"{region.text}, and {numerals.share(len(region.complete), len(study.ranked))} "
-                f"complete {'ones have' if len(region.complete) > 1 else 'ones has'}"
+                f"{numerals.share(len(region.failures), len(failures))} of these trials have "
+                f"{region.text}, and {numerals.share(len(region.learned), len(study.learned))} "
+                f"others {'have' if len(region.learned) > 1 else 'has'}"
             )
             + " As many trials drawn at random lie so far to that side with probability "
             f"{numerals.probability(region.chance)}."
         )
-    elif len(infeasible) >= infeasible_region.FEWEST and study.ranked:
+    elif len(failures) >= infeasible_region.FEWEST and study.learned:
         evidence.append("They lie in no one part of the search space.")
     failed = study.of_state(trial_lib.FAILED)
     if failed:
@@ -107,19 +122,19 @@ def _finding(study: Study, verdict: str, answer: str, action: str = "") -> Findi
         action=action,
         advice=advice if action else "",
         section=SECTION,
-        trials=tuple(t.number for t in infeasible),
+        trials=tuple(t.number for t in failures),
         figures=tuple(figures),
         playbook=PLAYBOOK,
     )
 
 
-def _reasons(infeasible: list[Trial]) -> list[str]:
+def _reasons(failures: list[Trial]) -> list[str]:
     """Returns the commonest reasons with their trials; the step at the end of one is left out."""
     groups: dict[str, list[int]] = {}
-    for trial in infeasible:
+    for trial in failures:
         reason = re.sub(r"\s*\(step [\d,]+\)$", "", trial.reason) or "no reason given"
         groups.setdefault(reason, []).append(trial.number)
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
     return [
-        numerals.sentence(f"{numerals.trials(trials)}: {reason}") for reason, trials in ranked[:3]
+        numerals.sentence(f"{numerals.trials(trials)}: {reason}") for reason, trials in ranked[:4]
     ]

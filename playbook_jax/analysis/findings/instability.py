@@ -2,7 +2,6 @@
 
 import math
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import crowding, infeasible_region, numerals
 from playbook_jax.analysis.crowding import Crowd
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
@@ -41,25 +40,27 @@ def check(study: Study) -> list[Finding]:
         return [_finding(CANNOT_TELL, "The learning rate does not vary, so its edge is not seen.")]
     if not study.ranked:
         return [_finding(CANNOT_TELL, "No trial is complete.")]
-    if not study.of_state(trial_lib.INFEASIBLE):
+    if not study.failures:
         return [_finding(FINE, "No trial diverged: no learning rate tried is too large to train.")]
-    if len(study.of_state(trial_lib.INFEASIBLE)) < infeasible_region.FEWEST:
-        return [_finding(CANNOT_TELL, "One infeasible trial does not show an edge.")]
+    if len(study.failures) < infeasible_region.FEWEST:
+        return [_finding(CANNOT_TELL, "A single trial that fails does not show an edge.")]
     region = infeasible_region.find(study, LEARNING_RATES)
     if region is None or region.side != HIGH:
-        text = "The infeasible trials are not clearly those with large learning rates."
+        text = "The trials that fail are not clearly those with large learning rates."
         return [_finding(FINE, text)]
-    share = len(region.infeasible) / (len(region.infeasible) + len(region.complete))
+    share = len(region.failures) / (len(region.failures) + len(region.learned))
     if share < PURE:
-        text = f"No sharp edge: {numerals.percent(1 - share)} of the trials with {region.text} are complete."
+        text = f"No sharp edge: {numerals.percent(1 - share)} of the trials with {region.text} train well."
         return [_finding(FINE, text, figures=_figures(region))]
     return [_at_the_edge(study, region)]
 
 
 def _at_the_edge(study: Study, region: Region) -> Finding:
-    below = [t for t in study.ranked if t not in region.complete]
+    below = [t for t in study.learned if t not in region.learned]
     if not below:
-        return _finding(CANNOT_TELL, f"No trial below {region.text} is complete.")
+        return _finding(CANNOT_TELL, f"No trial below {region.text} trains well.")
+    unlearned = any(trial.unlearned for trial in region.failures)
+    fails = "fails" if unlearned else "diverges"
     best, label, field = below[0], region.direction.label, crowding.Field(study, below)
     crowd = field.crowd(region.direction, region.cut, 0.0)
     place = region.direction.place(best.parameters)
@@ -67,14 +68,13 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
     verdict = _judge(region, place, crowd)
     evidence = [
         numerals.sentence(
-            f"{numerals.share(len(region.infeasible), len(region.infeasible) + len(region.complete))} "
-            f"trials with {region.text} are infeasible; {len(below)} below it are complete"
+            f"{numerals.share(len(region.failures), len(region.failures) + len(region.learned))} "
+            f"trials with {region.text} are infeasible{' or learned nothing' if unlearned else ''}; "
+            f"{len(below)} below it train well"
         ),
         f"The best of these, trial {best.number}, has {label} {region.direction.show(place)}"
         + (
-            f": training diverges at {numerals.number(factor, 2)} times that."
-            if factor > 1
-            else "."
+            f": training {fails} at {numerals.number(factor, 2)} times that." if factor > 1 else "."
         ),
     ]
     if crowd is not None:
@@ -86,12 +86,13 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
         taken_out = "With the effects of other hyperparameters taken out, the "
         evidence.append(f"{taken_out if field.adjusted else 'The '}{lie}")
     answers = {
-        ACT: f"The best trials lie right below where training diverges ({region.text}).",
-        LOOK: f"The best trials may lie right below where training diverges ({region.text}).",
-        FINE: f"The best trials keep away from where training diverges ({region.text}).",
+        ACT: f"The best trials lie right below where training {fails} ({region.text}).",
+        LOOK: f"The best trials may lie right below where training {fails} ({region.text}).",
+        FINE: f"The best trials keep away from where training {fails} ({region.text}).",
     }
-    trials = (best.number, *(t.number for t in region.infeasible))
-    return _finding(verdict, answers[verdict], tuple(evidence), _figures(region), trials)
+    trials = (best.number, *(t.number for t in region.failures))
+    action = _mend(study) if verdict in (ACT, LOOK) else ""
+    return _finding(verdict, answers[verdict], tuple(evidence), _figures(region), trials, action)
 
 
 def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
@@ -108,6 +109,32 @@ def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
     return LOOK if hinted else FINE
 
 
+def _mend(study: Study) -> str:
+    """Returns what to try, from what the study does not have yet."""
+    on = {
+        name
+        for name in ("warmup_steps", "clip_norm")
+        if any(h.label == name for h in study.hyperparameters)
+        or study.base(f"hparams.{name}")
+        or study.specification.get("fixed", {}).get(f"hparams.{name}")
+    }
+    ways = {
+        (): "learning rate warmup, or gradient clipping at the 90th percentile of the gradient norms",
+        ("clip_norm",): "learning rate warmup (gradients are clipped already)",
+        ("warmup_steps",): (
+            "gradient clipping at the 90th percentile of the gradient norms (there is warmup already)"
+        ),
+        (
+            "clip_norm",
+            "warmup_steps",
+        ): "longer warmup, a lower clipping threshold, or another optimizer",
+    }
+    return (
+        f"Try {ways[tuple(sorted(on))]}, so that larger learning rates become possible; do not just "
+        "search smaller ones."
+    )
+
+
 def _figures(region: Region) -> tuple[str, ...]:
     return tuple(f"axis-{name}" for name in region.direction.names)
 
@@ -118,19 +145,15 @@ def _finding(
     evidence: tuple[str, ...] = (),
     figures: tuple[str, ...] = (),
     trials: tuple[int, ...] = (),
+    action: str = "",
 ) -> Finding:
-    asks = verdict in (ACT, LOOK)
+    asks = bool(action)
     return Finding(
         question=QUESTION,
         verdict=verdict,
         answer=answer,
         evidence=evidence,
-        action=(
-            "Try learning rate warmup, or gradient clipping at the 90th percentile of the gradient "
-            "norms, so that larger learning rates become possible; do not just search smaller ones."
-            if asks
-            else ""
-        ),
+        action=action,
         advice=(
             "Any model diverges at some learning rate. It matters when the best learning rate is right "
             "below that: then mending the instability is likely to train better. Warmup helps against "
