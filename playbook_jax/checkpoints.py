@@ -278,22 +278,6 @@ def _saved(manager: ocp.CheckpointManager, step: int | None) -> dict[str, Any]:
     return {str(step): tree["latest"]} | _states_of(tree)
 
 
-def disk_bytes(state: Any, keep_best: int) -> int:
-    """Returns what one checkpoint of a state takes on disk, before compression.
-
-    Args:
-      state: a tree of arrays, or of their shapes and types.
-      keep_best: how many of the best states are saved with the latest.
-    """
-    leaves = jax.tree.leaves(_as_dict(state))
-    arrays = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    # Of each array orbax writes its shape, type and place twice.
-    return (1 + keep_best) * (arrays + _BYTES_PER_ARRAY * len(leaves)) + _BYTES_PER_SAVE
-
-
-_BYTES_PER_ARRAY, _BYTES_PER_SAVE = 1_000, 40_000
-
-
 def _directory(trial_directory: epath.PathLike) -> epath.Path:
     # orbax refuses relative paths.
     return epath.Path(trial_directory).absolute() / "checkpoints"

@@ -1,6 +1,7 @@
 """The whole way of a small study on real data: through the scripts, in processes of their own."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from small import ROOT
 from test_studies_specification import write
 
-from playbook_jax import config as config_lib, trial
+from playbook_jax import config as config_lib, disk, train, trial
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import preview, specification
 
@@ -59,7 +60,8 @@ def test_a_preview_shows_the_trials_and_writes_study_json_only(digits):
     assert lines[0] == "test: What?"
     assert lines[2].split() == ["trial", "hparams.learning_rate"]
     assert sorted(float(line.split()[1]) for line in lines[3:7]) == RATES
-    assert lines[-1] == "4 trials, 400 steps in all"
+    assert lines[-2] == "4 trials, 400 steps in all"
+    assert re.fullmatch(r"about 1\.\d* MB of disk, of [\d.]+ .B that are free", lines[-1])
     assert result.stderr.startswith("warning: 4 trials: with fewer than 20")
     assert [path.name for path in workdir.iterdir()] == ["study.json"]
 
@@ -70,6 +72,10 @@ def test_a_study_on_digits_and_its_best_trial_trained_again(digits, tmp_path):
     result = run("launch_study.py", f"--config={config}", f"--workdir={workdir}", "--workers=2")
     assert result.returncode == 0, result.stderr
     assert "test: 4 trials, 3 COMPLETE, 1 INFEASIBLE" in result.stdout
+    told = disk.study_bytes(
+        [train.validate(config_lib.load(p)) for p in workdir.glob("trials/*/config.json")], 2
+    )
+    assert told / 2 < sum(p.lstat().st_blocks * 512 for p in workdir.rglob("*")) < told
     rates = [
         row["parameters"]["hparams.learning_rate"]
         for row in trial.read_json(workdir / "study.json")["trials"]

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from playbook_jax import trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import doubts, launcher, specification as specification_lib
@@ -32,33 +34,32 @@ def preview(
     undo = True
     try:
         trials = launcher.extend(study.stored_trials(specification), specification)
-        _validate(specification, trials, train_module)
+        configs = _validate(specification, trials, train_module)
         study.write(specification, trials)
         undo = False
         print(f"{specification.name}: {specification.goal}\n")
         print(_table(trials))
         print()
         print(_cost(specification, trials, study))
+        print(_room(configs, Path(workdir)))
     finally:
         study.release(undo)
     for doubt in doubts.find(specification):
         print(f"warning: {doubt}", file=sys.stderr)
 
 
-def _validate(specification: Specification, trials: Trials, train_module: str) -> None:
+def _validate(specification: Specification, trials: Trials, train_module: str) -> list[ConfigDict]:
     train = importlib.import_module(train_module)
+    configs = []
     for row in trials:
+        config = specification_lib.trial_config(
+            specification.base_config, row["trial"], row["parameters"], specification.vary_seed
+        )
         try:
-            train.validate(
-                specification_lib.trial_config(
-                    specification.base_config,
-                    row["trial"],
-                    row["parameters"],
-                    specification.vary_seed,
-                )
-            )
+            configs.append(train.validate(config))
         except UsageError as error:
             raise UsageError(f"trial {row['trial']}: {error}") from error
+    return configs
 
 
 def _table(trials: Trials) -> str:
@@ -88,3 +89,18 @@ def _cost(specification: Specification, trials: Trials, study: StudyDirectory) -
     text = f"{len(trials):,} trials, {steps:,} steps in all"
     finished = sum(study.status(row["trial"])["state"] in trial_lib.FINISHED for row in trials)
     return text + (f"; {finished:,} trials are at their end already" if finished else "")
+
+
+def _room(configs: list[ConfigDict], workdir: Path) -> str:
+    """Returns what the study takes on disk; warns where there is less."""
+    from playbook_jax import disk  # it imports jax
+
+    needed = disk.study_bytes(configs, launcher.default_num_workers())
+    free = disk.free_bytes(workdir)
+    if free < needed:
+        print(
+            f"warning: about {disk.describe(needed)} of disk are needed and {disk.describe(free)} "
+            "are free; use another --workdir or a smaller checkpoint.keep_best",
+            file=sys.stderr,
+        )
+    return f"about {disk.describe(needed)} of disk, of {disk.describe(free)} that are free"

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from playbook_jax import disk, train
+from playbook_jax.studies import preview
+from tests import small
+from tests.test_studies_specification import write
+
+
+def blocks(directory):
+    """What `du` says."""
+    return sum(p.lstat().st_blocks * 512 for p in [directory, *directory.rglob("*")])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"checkpoint__keep_best": 3, "checkpoint__every_steps": 10},
+        {"model__hidden_sizes": (256, 256)},
+    ],
+)
+def test_a_trial_takes_what_was_told_beforehand(tmp_path, overrides):
+    config = train.validate(small.digits(**overrides))
+    most = []
+    status = train.train(
+        config, tmp_path / "trial", progress=lambda *_: most.append(blocks(tmp_path / "trial"))
+    )
+    assert status["state"] == "COMPLETE"
+    told = disk.trial_bytes(config)
+    assert told / 1.5 < blocks(tmp_path / "trial") < told
+    assert max(most) < disk.study_bytes([config], num_workers=1)
+
+
+def test_a_preview_warns_where_a_study_does_not_fit(tmp_path, monkeypatch, capsys):
+    config = write(tmp_path / "study.py", num_trials=2, fixed={"hparams.momentum": 0.5})
+    monkeypatch.setattr(disk, "free_bytes", lambda directory: 12_345)
+    preview.preview(config, tmp_path / "not" / "yet" / "there")
+    output, errors = capsys.readouterr()
+    assert "of disk, of 12.3 KB that are free" in output
+    assert "of disk are needed and 12.3 KB are free" in errors
+
+
+def test_the_room_is_that_where_a_directory_will_be_made(tmp_path):
+    assert disk.free_bytes(tmp_path / "a" / "b") == pytest.approx(
+        disk.free_bytes(tmp_path), rel=0.1
+    )
+    assert disk.free_bytes(Path("not-there")) > 0
+
+
+def test_sizes_are_for_people():
+    sizes = (12, 3_400, 999_700, 31_000_000, 2.5e9, 1.2e15)
+    assert list(map(disk.describe, sizes)) == [
+        *("12 B", "3.4 KB", "1 MB", "31 MB", "2.5 GB", "1,200.0 TB")
+    ]
