@@ -28,7 +28,7 @@ def draw(study: Study) -> Group | None:
     top = int(counts.max())
     x_axis = axes.linear(0, 100, "best step, in % of the run", most=5)
     y_axis = _counts(top)
-    panel = Panel(x_axis, y_axis, height=230, left=36, top=30)
+    panel = Panel(x_axis, y_axis, height=240, left=36, top=42)
     parts = [*_zones(panel), *panel.frame()]
     parts += (_bars if len(trials) > MOST_DOTS else _dots)(panel, study, trials, bins)
     figure = Figure(
@@ -67,12 +67,12 @@ def _zones(panel: Panel) -> list[str]:
                 "rect",
                 class_="outside",
                 x=x,
-                y=float(panel.top - 6),
+                y=float(panel.top - 18),
                 width=end - x,
-                height=float(panel.base - panel.top + 6),
+                height=float(panel.base - panel.top + 18),
             )
         )
-        parts.append(svg.text(x + 4, panel.top + 6, words, "zone"))
+        parts.append(svg.text(x + 4, panel.top - 5, words, "zone"))
     return parts
 
 
