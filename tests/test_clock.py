@@ -65,7 +65,15 @@ def run(feed_seconds, step_seconds, steps=200, host_seconds=0.0, in_flight=8):
 @pytest.mark.playbook("input-bound")
 @pytest.mark.parametrize(
     ("feed_seconds", "step_seconds"),
-    [(0.010, 0.002), (0.010, 0.009), (0.010, 0.011), (0.002, 0.020), (5.0, 0.001), (0.0, 0.001)],
+    [
+        (0.010, 0.002),
+        (0.010, 0.009),
+        (0.010, 0.011),
+        (0.002, 0.02),
+        (0.0005, 0.02),
+        (5, 0.001),
+        (0, 1),
+    ],
 )
 def test_only_the_time_that_the_device_loses_counts(feed_seconds, step_seconds):
     row, idle = run(feed_seconds, step_seconds)
