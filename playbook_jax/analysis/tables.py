@@ -29,7 +29,7 @@ def _trial(study: Study, trial: Trial, rank: int | None) -> str:
     best_step = "" if trial.best_step is None else numerals.count(trial.best_step)
     cells = [
         tag("td", str(trial.number), class_="n"),
-        tag("td", state(trial.state)),
+        tag("td", state(trial.state), class_="keep"),
         tag("td", objective, class_="n"),
         tag("td", best_step, class_="n"),
         tag("td", numerals.count(trial.step) if trial.step else "", class_="n"),
