@@ -14,6 +14,9 @@ names that begin with `params/` or `batch_stats/`.
 
 Such a run saves its beginning as checkpoint 0, so that from then on it does not need its source; the
 provenance keeps where that was and what was taken.
+
+The divergence rule compares with the loss of step 0. Where the source has already learned nearly all there
+is to learn, that is low, and `hparams.divergence_factor = 0` turns the rule off.
 """
 
 import dataclasses
@@ -144,14 +147,19 @@ def _source(path: str, step: str | int, polyak: bool) -> tuple[dict[str, Flat], 
     """Returns the arrays of each collection by path, and the step at which they were saved."""
     if path.endswith(".npz"):
         return _npz(path), None
-    trial_lib.load(path)  # says so if there is none
     step = int(step) if str(step).isdigit() else step
     if step not in ("best", "latest") and not isinstance(step, int):
         raise UsageError(f"initialize_from.step {step!r}: give 'best', 'latest', or a number")
-    saved = checkpoints.load(path, step)
+    try:
+        trial_lib.load(path)
+        saved = checkpoints.load(path, step)
+    except UsageError as error:
+        raise UsageError(f"initialize_from: {error}") from error
     prefix = "polyak_" if polyak else ""
     if f"{prefix}params" not in saved:
-        raise UsageError(f"{path} keeps no averaged parameters (hparams.polyak_decay)")
+        raise UsageError(
+            f"initialize_from: {path} keeps no averaged parameters (hparams.polyak_decay)"
+        )
     return {name: _flat(saved[prefix + name] or {}) for name in COLLECTIONS}, int(saved["step"])
 
 

@@ -158,10 +158,10 @@ def npz(tmp_path, **arrays):
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({"path": "SOURCE", "step": 7}, r"holds no checkpoint 7"),
+        ({"path": "SOURCE", "step": 7}, r"initialize_from: .* holds no checkpoint 7"),
         ({"path": "SOURCE", "step": "last"}, r"step 'last': give 'best', 'latest', or a number"),
-        ({"path": "SOURCE", "polyak": True}, r"keeps no averaged parameters"),
-        ({"path": "NOWHERE"}, r"NOWHERE holds no trial"),
+        ({"path": "SOURCE", "polyak": True}, r"initialize_from: .* keeps no averaged parameters"),
+        ({"path": "NOWHERE"}, r"initialize_from: NOWHERE holds no trial"),
         ({"path": "NOWHERE.npz"}, r"NOWHERE.npz can't be read"),
         ({"path": "SOURCE", "skip": ("Dense_7/.*",)}, r"skip: 'Dense_7/\.\*' matches no path; the"),
         ({"path": "SOURCE", "rename": (("^Dens_", "x"),)}, r"rename: '\^Dens_' matches no part of"),
