@@ -107,6 +107,37 @@ def test_every_finding_is_in_the_page_with_evidence_and_action(written):
     assert all(finding.action in box for finding in todo)
 
 
+def test_all_of_a_finding_is_shown_and_leads_to_its_figures(written):
+    study = study_lib.load(written)
+    finding = findings.Finding(
+        question="Why?",
+        verdict=findings.ACT,
+        answer="Because of trials 3 and 4.",
+        evidence=("One.", "Two."),
+        action="Do this.",
+        advice="Advice.",
+        section="Identifying bad search space boundaries",
+        open_question="Who knows.",
+        figures=(f"axis-{RATE}", "not-drawn"),
+    )
+    fine = findings.Finding("What?", findings.FINE, "Fine.")
+    read = Page(report.render(study, [fine, finding]))
+    read.check()
+    article = read.all("article")[1]
+    for text in ("act", "Why?", "Because of", "One.", "Two.", "Do this.", "Advice.", "Who knows."):
+        assert text in article.text
+    links = [e.get("href") for e in read.all("a", within=article.get("id"))]
+    assert links == [
+        "https://github.com/google-research/tuning_playbook"
+        "#identifying-bad-search-space-boundaries",
+        f"#axis-{RATE}",
+    ]
+    assert [e.trial for e in read.all("b", "t", within=article.get("id"))] == [3, 4]
+    # What to do is said at the top, and leads to the finding.
+    todo = next(e for e in read.all("a", within="answer") if e.text == "Do this.")
+    assert todo.get("href") == f"#{article.get('id')}"
+
+
 def test_the_table_of_trials(written):
     study = study_lib.load(written)
     rows = [e for e in page(written).all("tr", within="trials") if e.trial is not None]
