@@ -61,6 +61,18 @@ def why_bad(record: np.ndarray, hparams: Mapping[str, Any]) -> str:
     return f"loss above {factor:g} times that of step 0 for {HIGH_LOSS_STEPS} steps on end"
 
 
+def not_finite(state: Any) -> str:
+    """Returns the path of an array that is not finite in a state of NumPy arrays, or "".
+
+    The compiled step looks at loss and norms; running statistics, say, may overflow beside them. So
+    this is asked, on the host, of each state that is to be saved.
+    """
+    for path, leaf in jax.tree.flatten_with_path(state)[0]:
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
+            return jax.tree_util.keystr(path, simple=True, separator="/")
+    return ""
+
+
 def ended_above_its_beginning(first: float, last: Sequence[float]) -> str:
     """Returns why a training loss that never was bad condemns its run after all, or "".
 

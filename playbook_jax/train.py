@@ -298,8 +298,9 @@ class _Run:
         if not self._infeasible and stretch.evaluations:
             self._read_evaluations(stretch)
         if not self._infeasible and stretch.save:
-            state = parallel.first(stretch.snapshot)
-            self._checkpoints.save(stretch.end, state, stretch.of_devices)
+            state = self._finite_state(stretch)
+            if not self._infeasible:
+                self._checkpoints.save(stretch.end, state, stretch.of_devices)
         if stretch.end % self._config.log_every_steps == 0 or stretch.end == self._total:
             self._writer.append("timing.jsonl", self._clock.row(stretch.end))
         if self._clock.status_is_due():
@@ -327,8 +328,15 @@ class _Run:
             return
         self._last_objective = f" · {metric} {value:.4g}"
         if self._checkpoints.wants(value):
-            state = parallel.first(stretch.snapshot)
+            state = self._finite_state(stretch)
             self._checkpoints.offer(checkpoints.Candidate(stretch.end, value, state))
+
+    def _finite_state(self, stretch: _Stretch) -> TrainState:
+        """Returns the state at the end of a stretch; one that is not finite is infeasible."""
+        state = parallel.first(stretch.snapshot)
+        if where := divergence.not_finite(state):
+            self._infeasible = (f"{where} is not finite", stretch.end)
+        return state
 
     def _interrupt(self, unread: _Stretch | None) -> dict[str, Any]:
         """Saves where the run is, so that the same command goes on from here."""

@@ -10,7 +10,6 @@ import pytest
 from playbook_jax import (
     checkpoints,
     config as config_lib,
-    divergence,
     input_pipeline,
     program as program_lib,
     train,
@@ -232,56 +231,6 @@ def test_one_device_and_four_give_the_same_losses(finished, tmp_path):
     )
 
 
-@pytest.mark.playbook("diverged-trials-are-infeasible")
-def test_a_diverged_run_is_infeasible_and_never_checkpointed(tmp_path):
-    status = run(tmp_path / "trial", hparams__learning_rate=1e6, checkpoint__every_steps=1)
-    assert status["state"] == "INFEASIBLE"
-    assert status["objective"] is None
-    assert status["best_step"] is None
-    records = trial.read_steps(tmp_path / "trial")
-    # The bad step is the last row and the only one with a number that is not finite.
-    assert len(records) == status["step"] + 1
-    finite = np.isfinite(records[:, :3]).all(axis=1)
-    assert finite[:-1].all()
-    assert not finite[-1]
-    assert f"(step {status['step']})" in status["reason"]
-    if (tmp_path / "trial" / "checkpoints").exists():
-        for leaf in jax.tree.leaves(checkpoints.load(tmp_path / "trial", "latest")["params"]):
-            assert np.isfinite(leaf).all()
-    assert run(tmp_path / "trial", hparams__learning_rate=1e6, checkpoint__every_steps=1) == status
-
-
-class Quadratic(program_lib.workload_lib.Workload):
-    """loss = x² / 2, so that gradient descent with learning rate a multiplies x by 1 − a."""
-
-    def init(self, rng):
-        return {"params": {"x": jax.numpy.float32(1)}}
-
-    def apply(self, variables, batch, hparams, rngs, train):
-        return variables["params"]["x"] * jax.numpy.ones(2), {}
-
-    def loss(self, outputs, batch, hparams):
-        return outputs**2 / 2, jax.numpy.ones(2)
-
-
-def descend(learning_rate, steps, **hparams):
-    update = train_step.make_update(Quadratic(None), "sgd", "constant")
-    hparams = {
-        "learning_rate": learning_rate,
-        "clip_norm": 0.0,
-        "divergence_factor": 20.0,
-    } | hparams
-    hparams = train_step.cast_hparams({**config_lib.HPARAM_DEFAULTS, **hparams})
-    step = jax.jit(jax.vmap(update, axis_name="batch", in_axes=(0, 0, None, None)))
-    state = train_step.initial_state(Quadratic(None), "sgd", 0)
-    state = jax.tree.map(lambda x: jax.numpy.asarray(x)[None], state)
-    records = []
-    for _ in range(steps):
-        state, record = step(state, np.zeros(1), hparams, np.float32(steps))
-        records.append(record[0])
-    return jax.tree.map(lambda x: x[0], state), np.array(records)
-
-
 @pytest.mark.playbook("polyak-average")
 def test_polyak_averages_are_bias_corrected_and_evaluated_beside_the_raw_parameters(tmp_path):
     decay = 0.9
@@ -306,41 +255,6 @@ def test_polyak_averages_are_bias_corrected_and_evaluated_beside_the_raw_paramet
         np.testing.assert_allclose(averaged, expected, rtol=1e-4, atol=1e-6)
     # They lag behind, which is the point.
     assert evaluations.iloc[-1]["validation/polyak/loss"] > evaluations.iloc[-1]["validation/loss"]
-
-
-@pytest.mark.playbook("diverged-trials-are-infeasible")
-def test_a_loss_that_stays_high_is_divergence_and_a_spike_is_not():
-    # x grows by 1.2 a step and the loss by 1.44: above 20 times its start from step 9 on, and for
-    # 20 steps on end at step 28.
-    state, records = descend(2.2, 60)
-    assert np.isfinite(records).all()
-    first_high = int(np.argmax(records[:, 0] > 20 * records[0, 0]))
-    assert first_high == 9
-    assert int(state.bad_step) == first_high + divergence.HIGH_LOSS_STEPS - 1
-    assert float(state.params["x"]) == pytest.approx(1.2**28 * (1 if 28 % 2 == 0 else -1), rel=1e-4)
-    assert int(state.step) == 28
-    # One step short of that it is a spike, which good runs have too.
-    assert int(descend(2.2, 28)[0].bad_step) == -1
-    # 0 turns the rule off.
-    assert int(descend(2.2, 60, divergence_factor=0.0)[0].bad_step) == -1
-
-
-@pytest.mark.playbook("diverged-trials-are-infeasible")
-def test_the_state_stays_as_it_was_before_a_bad_step():
-    # 1e5 ** t overflows float32's square in the loss at t = 4.
-    state, records = descend(1e5, 12, divergence_factor=0.0)
-    bad = int(np.argmin(np.isfinite(records).all(axis=1)))
-    assert int(state.bad_step) == bad == int(state.step)
-    assert np.isfinite(float(state.params["x"]))
-
-
-@pytest.mark.playbook("rising-training-loss")
-def test_a_training_loss_that_ends_above_its_beginning_is_infeasible():
-    assert divergence.ended_above_its_beginning(1.0, [1.05] * 20) == ""  # noise of the batches
-    assert "ends at 1.2, above the 1 of step 0" in divergence.ended_above_its_beginning(
-        1.0, [1.2] * 20
-    )
-    assert divergence.ended_above_its_beginning(-3.0, [-2.0] * 20) == ""  # a log density
 
 
 @pytest.mark.playbook("traced-hyperparameters", "clip-threshold-can-be-tuned")
