@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -311,7 +310,7 @@ def test_what_has_not_ended_is_told(tmp_path):
     assert "out of memory" in read.one("table", within="trials").text
 
 
-# --- Size, imports, command line ---
+# --- Size, imports ---
 
 
 def test_the_page_of_a_thousand_trials_is_bounded():
@@ -347,51 +346,6 @@ def test_imports_neither_jax_nor_training_code(directory):
     command = [sys.executable, "-c", RUN, str(directory)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
-
-
-def analyze(*arguments):
-    command = [sys.executable, str(ROOT / "scripts" / "analyze.py"), *map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "100"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
-def test_the_command_prints_findings_and_where_the_report_is(directory):
-    result = analyze(f"--study={directory}")
-    assert (result.returncode, result.stderr) == (0, "")
-    study = study_lib.load(directory)
-    lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"synthetic: 12 trials, {len(study.ranked)} complete, ")
-    assert lines[1].startswith(f"Best: trial {study.best.number}, validation error rate ")
-    assert lines[-1] == f"Report: {directory / 'report.html'}"
-    assert max(map(len, lines[:-1])) <= 100
-    told = " ".join(result.stdout.split())
-    for finding in findings.check(study):
-        answer = f"{finding.verdict} {finding.answer}".replace("\u00a0", " ")
-        assert answer in told
-        assert finding.action.replace("\u00a0", " ") in told
-    Page((directory / "report.html").read_text()).check()
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        (
-            "--study={}/nothing",
-            "/nothing does not exist; give the --workdir of scripts/launch_study",
-        ),
-        ("--study={}", " holds no study: it has no study.json; give the --workdir"),
-        ("--study=", "--study=DIR is missing"),
-        ("--studi=x", "unknown flag --studi; did you mean --study?"),
-        ("study", "'study' is not a flag"),
-    ],
-)
-def test_bad_arguments_are_told_in_one_line(tmp_path, argument, message):
-    result = analyze(argument.format(tmp_path))
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_written_is_told(directory, monkeypatch):

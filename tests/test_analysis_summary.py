@@ -1,8 +1,14 @@
 import dataclasses
+import os
+import subprocess
+import sys
 
+import pytest
 import synthetic_study as synthetic
+from html_page import Page
+from small import ROOT
 
-from playbook_jax.analysis import summary
+from playbook_jax.analysis import findings, study as study_lib, summary
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, Finding
 
 SPACES = {"hparams.learning_rate": synthetic.LEARNING_RATE}
@@ -44,3 +50,50 @@ def test_long_lines_are_broken_below_their_words():
 def test_a_study_that_has_not_begun():
     study = dataclasses.replace(made(), trials=())
     assert summary.text(study, []) == "made: 0 trials, none"
+
+
+def analyze(*arguments):
+    command = [sys.executable, str(ROOT / "scripts" / "analyze.py"), *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "100"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_the_command_prints_findings_and_where_the_report_is(tmp_path):
+    truth = synthetic.Truth(synthetic.bowl({"hparams.learning_rate": 0.5}))
+    directory = synthetic.write(tmp_path / "s", truth, num_trials=12)
+    result = analyze(f"--study={directory}")
+    assert (result.returncode, result.stderr) == (0, "")
+    study = study_lib.load(directory)
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"synthetic: 12 trials, {len(study.ranked)} complete, ")
+    assert lines[1].startswith(f"Best: trial {study.best.number}, validation error rate ")
+    assert lines[-1] == f"Report: {directory / 'report.html'}"
+    assert max(map(len, lines[:-1])) <= 100
+    told = " ".join(result.stdout.split())
+    for finding in findings.check(study):
+        answer = f"{finding.verdict} {finding.answer}".replace("\u00a0", " ")
+        assert answer in told
+        assert finding.action.replace("\u00a0", " ") in told
+    Page((directory / "report.html").read_text()).check()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--study={}/nothing",
+            "/nothing does not exist; give the --workdir of scripts/launch_study",
+        ),
+        ("--study={}", " holds no study: it has no study.json; give the --workdir"),
+        ("--study=", "--study=DIR is missing"),
+        ("--studi=x", "unknown flag --studi; did you mean --study?"),
+        ("study", "'study' is not a flag"),
+    ],
+)
+def test_bad_arguments_are_told_in_one_line(tmp_path, argument, message):
+    result = analyze(argument.format(tmp_path))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
