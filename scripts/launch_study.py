@@ -29,6 +29,7 @@ flags.DEFINE_bool(
 flags.DEFINE_integer(
     "workers", 0, "How many processes run trials, 0 for one a core. On an accelerator, take 1."
 )
+flags.DEFINE_bool("retry_failed", False, "Run the trials that FAILED again; the others stay.")
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
         FLAGS.config,
         FLAGS.workdir,
         num_workers=FLAGS.workers or launcher.default_num_workers(),
-        command=command_line.command(),
+        command=[word for word in command_line.command() if word != "--retry_failed"],
+        retry_failed=FLAGS.retry_failed,
     )
 
 

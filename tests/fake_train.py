@@ -3,7 +3,7 @@
 A trial counts its steps in a file, a line a step, from which it goes on when it was killed.
 `config.notes` says what happens to it, as "seconds=0.01 die=2": seconds a step, and the numbers of
 trials that kill their worker, are infeasible, raise a UsageError, ignore requests to stop, or wait
-until another trial has started.
+until another trial has started; "fail=all" fails each until a file `mended` lies beside the study.
 """
 
 import json
@@ -35,6 +35,13 @@ def train(config, workdir, *, progress, should_stop, command):
     with (Path(workdir) / "attempts").open("a") as file:
         file.write(json.dumps(attempt | {"command": command}) + "\n")
     writer.write("status.json", trial.new_status(trial.RUNNING, step=step))
+    mended = Path(workdir).parent.parent.parent / "mended"
+    if notes.get("fail") == "all" and not mended.exists():
+        status = trial.new_status(
+            trial.FAILED, f"ValueError: no such thing in trial {number}", step
+        )
+        writer.write("status.json", status)
+        return status
     while notes.get("meet") == number and len(list(Path(workdir).parent.glob("*/attempts"))) < 2:
         time.sleep(0.01)
     while step < total:

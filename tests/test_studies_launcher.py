@@ -21,11 +21,16 @@ conclusion.REPORT_MODULE = "tests.fake_train"
 samplers.ALGORITHMS["halton"] = lambda spaces, n, seed: [
     {name: space.value(i * 0.618 % 1) for name, space in spaces.items()} for i in range(n)
 ]
-train_module, config, workdir, workers = sys.argv[1:]
+train_module, config, workdir, workers, *retry = sys.argv[1:]
 command = ["scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}"]
 try:
     code = launcher.launch(
-        config, workdir, num_workers=int(workers), command=command, train_module=train_module
+        config,
+        workdir,
+        num_workers=int(workers),
+        command=command,
+        retry_failed=bool(retry),
+        train_module=train_module,
     )
 except UsageError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -53,9 +58,10 @@ class Study:
         }
         self.config = write(self.directory / "study.py", **(values | changes))
 
-    def start(self, workers=2):
+    def start(self, workers=2, retry=()):
+        arguments = [self.train_module, self.config, self.path, str(workers), *retry]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, self.train_module, self.config, self.path, str(workers)],
+            [sys.executable, "-c", LAUNCH, *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -68,8 +74,8 @@ class Study:
         output, errors = self.process.communicate(timeout=60)
         return self.process.returncode, output, errors
 
-    def run(self, workers=2):
-        return self.start(workers).wait()
+    def run(self, workers=2, retry=()):
+        return self.start(workers, retry).wait()
 
     def attempts(self, number):
         return trial.read_json_lines(self.path / "trials" / f"{number:03d}" / "attempts")
@@ -173,6 +179,26 @@ def test_a_trial_that_kills_every_worker_fails_and_the_others_do_not(tmp_path):
     # A failed trial is a result too: it is not tried for ever.
     assert study.run(workers=1)[:2] == (code, output)
     assert len(study.attempts(2)) == 3
+
+
+def test_a_study_whose_first_trials_fail_alike_ends_early_and_can_be_taken_up_again(tmp_path):
+    study = Study(tmp_path, notes="fail=all")
+    code, output, errors = study.run(workers=1)
+    assert (code, output) == (1, "")
+    assert errors.startswith(
+        "error: the first 3 trials all FAILED alike, so the others wait: Value"
+    )
+    assert errors.endswith("--retry_failed\n")
+    assert errors.count("\n") == 1
+    assert sum(len(study.attempts(number)) for number in range(6)) <= 4  # one may have begun
+    assert (study.path / "study.csv").read_text().count("FAILED") >= 3
+    assert gone(study.workers())
+
+    (tmp_path / "mended").touch()
+    code, output, errors = study.run(retry=["retry"])
+    assert (code, errors) == (0, "")
+    assert study.states() == ["COMPLETE"] * 6
+    assert "test: 6 trials, 6 COMPLETE\n" in output
 
 
 @pytest.mark.playbook("studies-survive-interruptions")

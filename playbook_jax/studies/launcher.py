@@ -5,6 +5,7 @@ run at once does not change the study (playbook, "Why use quasi-random search").
 """
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -23,6 +24,12 @@ COMPLETE, FAILED, INTERRUPTED = (
     for state in (trial_lib.COMPLETE, trial_lib.FAILED, trial_lib.INTERRUPTED)
 )
 _TABLE_SECONDS = 2.0  # between two times that study.csv is written while trials run
+# When the first trials all fail for one reason, so will the rest: it is the program or the machine.
+_ALIKE = 3
+
+
+class FailAlikeError(RuntimeError):
+    """The first trials all FAILED for the same reason. Its text is one line."""
 
 
 def default_num_workers() -> int:
@@ -38,6 +45,7 @@ def launch(
     *,
     num_workers: int,
     command: Sequence[str],
+    retry_failed: bool = False,
     train_module: str = TRAIN_MODULE,
 ) -> int:
     """Runs a study, or what is left of it, and writes its table, best config and report.
@@ -47,22 +55,26 @@ def launch(
       workdir: the study directory.
       num_workers: how many processes run trials.
       command: what started this process, as it is to be repeated.
+      retry_failed: whether trials that FAILED are run again, from their last checkpoint.
       train_module: a module with the functions `validate` and `train` of train.py.
 
     Returns:
       The exit code: 0 when all trials came to their end, infeasible ones included, 1 when some
-      FAILED, 75 when it was stopped.
+      FAILED (at once when the first ones all fail for the same reason), 75 when it was stopped.
 
     Raises:
       UsageError: the study can't be run; nothing was written unless it had started.
     """
     with Stop() as stop:
         specification = specification_lib.load(config_path)
-        run = _Run(specification, StudyDirectory(workdir), stop, command)
+        run = _Run(specification, StudyDirectory(workdir), stop, command, retry_failed)
         try:
             return run.to_the_end(num_workers, train_module)
         except WorkersFailedError as error:
             run.keep = True  # the log that the error names
+            print(f"error: {error}", file=sys.stderr)
+            return FAILED
+        except FailAlikeError as error:
             print(f"error: {error}", file=sys.stderr)
             return FAILED
         finally:
@@ -98,9 +110,14 @@ class _Run:
         study: StudyDirectory,
         stop: Stop,
         command: Sequence[str],
+        retry_failed: bool,
     ) -> None:
         self._specification, self._study, self._stop = specification, study, stop
         self._command = list(command)
+        self._over = set(trial_lib.FINISHED) - ({trial_lib.FAILED} if retry_failed else set())
+        self._outcomes: list[
+            str
+        ] = []  # of the trials that ended in this run: "" or why they failed
         self._pool: Pool | None = None
         self._trials: Trials = []
         self._statuses: dict[int, Status] = {}
@@ -117,7 +134,7 @@ class _Run:
         stored = self._study.stored_trials(self._specification)
         self.keep = bool(stored)
         self._statuses = {row["trial"]: self._study.status(row["trial"]) for row in stored}
-        self._num_finished = sum(map(_finished, self._statuses.values()))
+        self._num_finished = sum(s["state"] in self._over for s in self._statuses.values())
         left = self._specification.num_trials - self._num_finished
         if left:  # first of all: what the workers import takes longer than what follows here
             self._pool = Pool(
@@ -130,7 +147,7 @@ class _Run:
         self._trials = extend(stored, self._specification)
         for row in self._trials[len(stored) :]:
             self._statuses[row["trial"]] = trial_lib.new_status()
-        waiting = [t for t in self._trials if not _finished(self._statuses[t["trial"]])]
+        waiting = [t for t in self._trials if self._statuses[t["trial"]]["state"] not in self._over]
         if self._pool and not self._pool.validate(self._shared(), waiting):
             return self._interrupted()
         self._study.write(self._specification, self._trials)
@@ -174,16 +191,29 @@ class _Run:
         """Implements `pool.Listener`."""
         self._made.pop(trial, None)
         self._statuses[trial] = status
-        if _finished(status):
+        if status["state"] in trial_lib.FINISHED:
             self._num_finished += 1
             # One that ended early counts whole: its steps need not be made any more.
             self._done += self._steps[trial]
             pair = {t: self._statuses[t] for t in (self._best, trial) if t is not None}
             self._best = directory.best(pair, self._specification.objective["mode"])
+            self._check_outcomes(status)
         self._show()
         if time.monotonic() - self._table_time > _TABLE_SECONDS:
             self._study.write_table(self._trials, self._statuses)
             self._table_time = time.monotonic()
+
+    def _check_outcomes(self, status: Status) -> None:
+        """Raises a FailAlikeError where the first trials of this run have all failed alike."""
+        self._outcomes.append(status["reason"] if status["state"] == trial_lib.FAILED else "")
+        first = {re.sub(r"\d+", "#", reason) for reason in self._outcomes[:_ALIKE]}
+        if len(self._outcomes) >= _ALIKE and len(first) == 1 and "" not in first:
+            self._study.write_table(self._trials, self._statuses)
+            raise FailAlikeError(
+                f"the first {_ALIKE} trials all FAILED alike, so the others wait: {status['reason']} "
+                f"(see {self._study.logs}). Once it is mended: "
+                f"{shlex.join([*self._command, '--retry_failed'])}"
+            )
 
     def failed(self, trial: int, reason: str) -> None:
         """Implements `pool.Listener`."""
@@ -217,7 +247,3 @@ class _Run:
         )
         failed = any(s["state"] == trial_lib.FAILED for s in self._statuses.values())
         return FAILED if failed or not reported else COMPLETE
-
-
-def _finished(status: Status) -> bool:
-    return status["state"] in trial_lib.FINISHED
