@@ -65,7 +65,7 @@ def test_the_command_prints_findings_and_where_the_report_is(tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     study = study_lib.load(directory)
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"synthetic: 12 trials, {len(study.ranked)} complete, ")
+    assert lines[0].startswith(f"synthetic: 12 trials, {len(study.ranked)} complete")
     assert lines[1].startswith(f"Best: trial {study.best.number}, validation error rate ")
     assert lines[-1] == f"Report: {directory / 'report.html'}"
     assert max(map(len, lines[:-1])) <= 100
