@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures our batch norm against flax's, as ratios, in the regimes that flax's has.
 
-    scripts/benchmark_batch_norm.py                 half a minute
+    scripts/benchmark_batch_norm.py                 a minute or two
     scripts/benchmark_batch_norm.py --devices=1     without the synchronized regime on a CPU
 
 Forward and backward: the output, the new running statistics, and the gradients by input, scale and bias.
@@ -27,7 +27,7 @@ SHAPES = ((1024, 256), (128, 8, 8, 32), (32, 32, 32, 64))
 CALLS = 20  # in each measurement; on several virtual CPU devices, more than 16 in flight abort
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 15, "How often each ratio is measured.", lower_bound=1)
+flags.DEFINE_integer("rounds", 9, "How often each ratio is measured.", lower_bound=1)
 flags.DEFINE_integer("devices", 2, "How many virtual devices a CPU is split into.", lower_bound=1)
 
 
