@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -93,7 +92,7 @@ class Profiler:
         self._writes = parallel.host_index() == 0
         self._tracing = False
         self._times: dict[int, tuple[float, float]] = {}  # of arrival at and leave from a step
-        self._call: tuple[Callable, Any] | None = None
+        self._flops: float | None = None
         self._boundaries: tuple[int, ...] = ()
 
     def start(self, directory: epath.PathLike, step: int) -> None:
@@ -153,9 +152,9 @@ class Profiler:
             self._write()
 
     def note(self, run_steps: Callable, arguments: tuple[Any, ...]) -> None:
-        """Remembers the shapes with which the devices are called."""
-        if self._steps and self._call is None:
-            self._call = run_steps, jax.tree.map(_shape, arguments)
+        """Counts the operations of a call of the devices that is about to be made."""
+        if self._boundaries and self._flops is None:
+            self._flops = flops_per_step(run_steps, arguments)
 
     def _step_seconds(self, first: int, last: int) -> float:
         return (self._times[last][0] - self._times[first][1]) / (last - first)
@@ -164,12 +163,11 @@ class Profiler:
         traced, timed = self._boundaries[:2], self._boundaries[2:]
         first, last = timed if timed[0] < timed[1] else traced
         every = self._config.eval_every_steps
-        run_steps, arguments = self._call
         traces = sorted(Path(self._directory / FOLDER).glob(f"**/{_TRACE}"))
         self.profile = measure(
             self._step_seconds(first, last),
             batch_size=self._config.batch_size,
-            flops=flops_per_step(run_steps, arguments),
+            flops=self._flops,
             peak=self._peak,
         ) | {
             "timed_steps": (first, last),
@@ -181,19 +179,13 @@ class Profiler:
         trial.write_json(self._directory / FILE, self.profile)
 
     def describe(self) -> list[str]:
-        """Returns the lines that say what was found, or why nothing was; none where none was asked."""
-        if not self._steps:
+        """Returns what to say at the end of the run: what was found, or why nothing was."""
+        if not self._steps or not self._writes:
             return []
         if not self.profile:
             steps = f"{self._steps.start:,} to {self._steps.stop:,}"
             return [f"No profile: this process did not make the steps {steps}"]
         return ["Profile:", *table(self.profile, self._directory)]
-
-
-def _shape(x: Any) -> Any:
-    if isinstance(x, jax.Array):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-    return jax.ShapeDtypeStruct(np.shape(x), x.dtype)
 
 
 def flops_per_step(run_steps: Callable, arguments: tuple[Any, ...]) -> float:
@@ -206,7 +198,7 @@ def flops_per_step(run_steps: Callable, arguments: tuple[Any, ...]) -> float:
 
     Args:
       run_steps: a program of one device, run on all of them (see `train_step.make_run_steps`).
-      arguments: its arguments, or their shapes.
+      arguments: its arguments. Shapes will not do: on several hosts pmap takes no others.
     """
     return run_steps.lower(*arguments).cost_analysis()["flops"] * parallel.all_devices_count()
 
