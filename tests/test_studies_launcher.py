@@ -135,7 +135,7 @@ def test_a_study_runs_to_its_end_and_a_second_time_runs_nothing(tmp_path):
     best = min((n for n in range(6) if n != 3), key=lambda n: abs(rates[n] - 0.1))
     assert "test: 6 trials, 5 COMPLETE, 1 INFEASIBLE\n" in output
     assert f"Best: trial {best}, validation/loss {abs(rates[best] - 0.1):.4g} at" in output
-    assert f"Report: {study.path}/report.html\n" in output
+    assert f"fine   All is well.\nReport: {study.path}/report.html\n" in output
     command = f"scripts/train.py --config={study.path}/best_config.py --workdir={study.path}_best"
     assert f"Train the best trial again: {command} --cores=1\n" in output
     found = config_lib.to_dict(config_lib.load(study.path / "best_config.py"))

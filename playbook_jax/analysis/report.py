@@ -10,7 +10,14 @@ from pathlib import Path
 from etils import epath
 
 from playbook_jax import __version__, trial as trial_lib
-from playbook_jax.analysis import commands, figures, findings, sections, study as study_lib
+from playbook_jax.analysis import (
+    commands,
+    figures,
+    findings,
+    sections,
+    study as study_lib,
+    summary,
+)
 from playbook_jax.analysis.findings import Finding
 from playbook_jax.analysis.markup import escape, tag
 from playbook_jax.analysis.study import Study
@@ -32,8 +39,14 @@ def write(study_directory: epath.PathLike) -> epath.Path:
     Raises:
       UsageError: there is no study, or the directory can't be written.
     """
+    return conclude(study_directory)[0]
+
+
+def conclude(study_directory: epath.PathLike) -> tuple[epath.Path, str]:
+    """Writes the report as `write` does; returns its path, and the findings in a few lines."""
     study = study_lib.load(study_directory)
-    return save(study, findings.check(study))
+    found = findings.check(study)
+    return save(study, found), summary.findings_text(found)
 
 
 def save(study: Study, found: list[Finding]) -> epath.Path:

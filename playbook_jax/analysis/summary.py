@@ -25,7 +25,14 @@ def text(study: Study, findings: list[Finding], width: int = 100) -> str:
             f"{numerals.metric(study.metric, best.objective)} at step "
             f"{numerals.count(best.best_step)} of {numerals.count(best.step)}"
         )
+    lines += filter(None, [findings_text(findings, width)])
+    return "\n".join(lines).replace(numerals.NO_BREAK, " ")
+
+
+def findings_text(findings: list[Finding], width: int = 100) -> str:
+    """Returns a line or two a finding, what to do below it; of `width` characters at most."""
     margin = max(map(len, findings_lib.VERDICTS)) + 2
+    lines: list[str] = []
     for finding in findings:
         lines += _wrapped(f"{finding.verdict:<{margin}}", finding.answer, margin, width)
         if finding.action:

@@ -103,11 +103,12 @@ def _print_best(trial: int, text: str, parameters: Mapping[str, object]) -> None
 
 def _report(path: Path, script: Path) -> bool:
     try:
-        report = importlib.import_module(REPORT_MODULE).write(path)
+        report, findings = importlib.import_module(REPORT_MODULE).conclude(path)
     except Exception:  # whatever it is, the trials are done and their table is written
         traceback.print_exc()
         again = shlex.join([str(script.with_name("analyze.py")), f"--study={path}"])
         print(f"The report failed; once it is mended: {again}", file=sys.stderr)
         return False
+    print(findings)
     print(f"Report: {report}")
     return True
