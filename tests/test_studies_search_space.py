@@ -130,7 +130,9 @@ def test_spaces_come_back_from_json():
         ({"values": [0.1, math.nan]}, "nan is not finite"),
         ({"values": [None, 1]}, "None is no number, name, bool or tuple"),
         ({"values": [1, 2], "low": 1}, "has 'values' or bounds, not both"),
-        ({"values": [1, 2], "when": {"optimizer": ["adam"]}}, "('when') are not supported"),
+        ({"values": [1, 2], "when": ["adam"]}, "a condition is like {'when': {'optimizer': ['adam"),
+        ({"values": [1, 2], "when": {"optimizer": "adam"}}, "that on optimizer is 'adam'"),
+        ({"scale": "log", "low": 1, "high": 2, "points": 1}, "at least 2; it is 1"),
         (0.1, "one value belongs under 'fixed'"),
     ],
 )

@@ -89,7 +89,7 @@ def test_total_steps_is_that_of_the_trials_config(load):
         ({"num_trials": True}, "num_trials must be a whole number"),
         ({"seed": -1}, "seed must be a whole number, at least 0; it is -1"),
         ({"vary_seed": 1}, "vary_seed must be True or False"),
-        ({"algorithm": "grid"}, "unknown algorithm 'grid' (known: halton)"),
+        ({"algorithm": "gird"}, "did you mean 'grid'? (known: grid, halton, list, uniform)"),
         ({"objective": {"metric": "validation/loss"}}, "objective must be {'metric': "),
         ({"objective": {"metric": "a", "mode": "least"}}, "objective.mode must be 'min' or 'max'"),
         ({"base_config": "configs/digits_mpl.py"}, "did you mean 'configs/digits_mlp.py'?"),
@@ -141,7 +141,7 @@ def test_total_steps_is_that_of_the_trials_config(load):
         ),
         (
             {"nuisance": {"hparams.learning_rate@optimizer=adam": RATE}},
-            "conditional search spaces ('when') are not supported",
+            "depends on optimizer, which is not in the search space",
         ),
     ],
 )

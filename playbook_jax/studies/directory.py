@@ -139,7 +139,7 @@ class StudyDirectory:
 
     def write_table(self, trials: Trials, statuses: Mapping[int, Status]) -> None:
         """Writes `study.csv`: trial, state, reason, step, best_step, objective, hyperparameters."""
-        names = list(trials[0]["parameters"])
+        names = columns(trials)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["trial", *STATUS_COLUMNS, *names])
@@ -149,10 +149,15 @@ class StudyDirectory:
                 [
                     row["trial"],
                     *(status[column] for column in STATUS_COLUMNS),
-                    *(_cell(row["parameters"][name]) for name in names),
+                    *(_cell(row["parameters"].get(name)) for name in names),
                 ]
             )
         trial_lib.write_text(self.path / "study.csv", text.getvalue())
+
+
+def columns(trials: Trials) -> list[str]:
+    """Returns the hyperparameters of all trials, each once; not every trial has the conditional ones."""
+    return list(dict.fromkeys(name for row in trials for name in row["parameters"]))
 
 
 def _cell(value: Any) -> Any:

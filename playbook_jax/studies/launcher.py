@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from playbook_jax import config as config_lib, progress, trial as trial_lib
-from playbook_jax.studies import conclusion, directory, samplers, specification as specification_lib
+from playbook_jax.studies import conclusion, design, directory, specification as specification_lib
 from playbook_jax.studies.directory import Status, StudyDirectory, Trials
 from playbook_jax.studies.pool import Pool, Stop, WorkersFailedError
 from playbook_jax.studies.specification import Specification
@@ -83,14 +83,7 @@ def launch(
 
 def extend(stored: Trials, specification: Specification) -> Trials:
     """Returns all trials of a study: those that are stored, and the points that follow."""
-    if len(stored) == specification.num_trials:
-        return stored  # and no second is spent on scipy
-    spaces = specification.spaces
-    if stored:  # in the order in which the stored points were made
-        spaces = {name: spaces[name] for name in stored[0]["parameters"]}
-    points = samplers.sample(
-        specification.algorithm, spaces, specification.num_trials, specification.seed
-    )[len(stored) :]
+    points = design.points(specification, [row["parameters"] for row in stored])[len(stored) :]
     return stored + [
         {"trial": trial, "parameters": parameters}
         for trial, parameters in enumerate(points, start=len(stored))

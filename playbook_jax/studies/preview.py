@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import doubts, launcher, specification as specification_lib
+from playbook_jax.studies import directory, doubts, launcher, specification as specification_lib
 from playbook_jax.studies.directory import StudyDirectory, Trials
 from playbook_jax.studies.specification import Specification
 
@@ -63,10 +63,12 @@ def _validate(specification: Specification, trials: Trials, train_module: str) -
 
 
 def _table(trials: Trials) -> str:
-    names = list(trials[0]["parameters"])
+    names = directory.columns(trials)
     rows = [["trial", *names]]
     for row in trials[:_ROWS]:
-        rows.append([str(row["trial"]), *(_cell(row["parameters"][name]) for name in names)])
+        rows.append(
+            [str(row["trial"]), *(_cell(row["parameters"].get(name, "")) for name in names)]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

@@ -5,6 +5,9 @@
     {"scale": "linear", "low": 1, "high": 6, "type": "int"}     number of layers
     {"values": [[64], [64, 64]]}                                discrete or categorical
 
+Either may have a condition, `"when": {"optimizer": ["adam"]}` (see conditions.py), and a range the
+number of its values in a grid, `"points": 5`.
+
 Pure Python: needs neither numpy nor jax. Source: the playbook, "Creating a set of studies" and
 "Identifying bad search space boundaries" (search spaces are designed by hand, in real units, and
 their bounds are read again in the report).
@@ -20,14 +23,26 @@ from playbook_jax.errors import UsageError, unknown
 
 SCALES = ("linear", "log", "one_minus_log")
 TYPES = ("float", "int")
-_RANGE_KEYS = ("scale", "low", "high", "type")
+_RANGE_KEYS = ("scale", "low", "high", "type", "points")
+_KEYS = (*_RANGE_KEYS, "values", "when")
+
+When = tuple[tuple[str, tuple[Any, ...]], ...]  # (("optimizer", ("adam", "nadam")), …): all hold
 
 
 class Space(Protocol):
-    """The values that one hyperparameter may take."""
+    """The values that one hyperparameter may take.
+
+    Attributes:
+      when: the condition under which it exists at all; empty: always.
+    """
+
+    when: When
 
     def value(self, u: float) -> Any:
         """Returns the value at `u` in [0, 1); uniform `u` give the space's distribution."""
+
+    def contains(self, value: Any) -> bool:
+        """Says whether `value` is one of the values."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `parse` reads."""
@@ -38,13 +53,16 @@ class Range:
     """All numbers from `low` to `high`, both included, uniform on `scale`.
 
     Integers are rounded so that each gets the share of the scale that lies nearest to it: under
-    `linear` all the same, under `log` in proportion to about 1 / value.
+    `linear` all the same, under `log` in proportion to about 1 / value. `points` is how many values a
+    grid takes from it.
     """
 
     scale: str
     low: float
     high: float
     type: str = "float"
+    points: int | None = None
+    when: When = ()
 
     def value(self, u: float) -> float | int:
         """Returns the number at `u` in [0, 1), a plain Python float or int."""
@@ -55,9 +73,22 @@ class Range:
             value = _interpolate(self.scale, self.low, self.high, u)
         return min(max(value, self.low), self.high)  # rounding never leads outside the bounds
 
+    def at(self, fraction: float) -> float | int:
+        """Returns the number at `fraction` of the way from bound to bound, both included."""
+        value = _interpolate(self.scale, self.low, self.high, fraction)
+        return min(max(round(value) if self.type == "int" else value, self.low), self.high)
+
+    def contains(self, value: Any) -> bool:
+        """Says whether `value` is a number of this type within the bounds."""
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            return False
+        whole = self.type != "int" or value == round(value)
+        return math.isfinite(value) and whole and self.low <= value <= self.high
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what `parse` reads."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self) | _condition_to_dict(self.when)
+        return {key: value for key, value in values.items() if value not in (None, ())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +96,23 @@ class Values:
     """A list of values, each with the same share: numbers, names, bools or tuples of them."""
 
     values: tuple[Any, ...]
+    when: When = ()
 
     def value(self, u: float) -> Any:
         """Returns the value whose stretch of [0, 1) holds `u`."""
         return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
 
+    def contains(self, value: Any) -> bool:
+        """Says whether `value` is listed."""
+        return value in self.values
+
     def to_dict(self) -> dict[str, Any]:
         """Returns what `parse` reads."""
-        return {"values": list(self.values)}
+        return {"values": list(self.values)} | _condition_to_dict(self.when)
+
+
+def _condition_to_dict(when: When) -> dict[str, Any]:
+    return {"when": {parent: list(values) for parent, values in when}} if when else {}
 
 
 def _interpolate(scale: str, low: float, high: float, u: float) -> float:
@@ -88,7 +128,7 @@ def parse(name: str, space: Any) -> Space:
 
     Args:
       name: the hyperparameter's name, for the errors.
-      space: `{"scale": …, "low": …, "high": …, "type": …}` or `{"values": […]}`.
+      space: `{"scale": …, "low": …, "high": …, "type": …}` or `{"values": […]}`, either with `"when"`.
 
     Raises:
       UsageError: a key is missing or unknown, or the values cannot be.
@@ -98,22 +138,29 @@ def parse(name: str, space: Any) -> Space:
             f"{name}: a search space is {{'scale': …, 'low': …, 'high': …}} or {{'values': […]}}, "
             f"not {space!r}; one value belongs under 'fixed'"
         )
-    if "when" in space or "@" in name:
-        raise UsageError(
-            f"{name}: conditional search spaces ('when') are not supported; "
-            "make one study for each value that it depends on"
-        )
     for key in space:
-        if key not in (*_RANGE_KEYS, "values"):
-            raise unknown(f"key of the search space of {name},", key, (*_RANGE_KEYS, "values"))
-    if "values" in space:
-        if len(space) > 1:
-            raise UsageError(f"{name}: a search space has 'values' or bounds, not both")
-        return _parse_values(name, space["values"])
-    return _parse_range(name, space)
+        if key not in _KEYS:
+            raise unknown(f"key of the search space of {name},", key, _KEYS)
+    when = _parse_condition(name, space.get("when", {}))
+    space = {key: value for key, value in space.items() if key != "when"}
+    if "values" not in space:
+        return _parse_range(name, space, when)
+    if len(space) > 1:
+        raise UsageError(f"{name}: a search space has 'values' or bounds, not both")
+    return _parse_values(name, space["values"], when)
 
 
-def _parse_values(name: str, values: Any) -> Values:
+def _parse_condition(name: str, when: Any) -> When:
+    form = f"{name}: a condition is like {{'when': {{'optimizer': ['adam']}}}}"
+    if not isinstance(when, Mapping):
+        raise UsageError(f"{form}; it is {when!r}")
+    for parent, values in when.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise UsageError(f"{form}; that on {parent} is {values!r}")
+    return tuple((parent, freeze(values)) for parent, values in when.items())
+
+
+def _parse_values(name: str, values: Any, when: When) -> Values:
     if not isinstance(values, list | tuple) or not values:
         raise UsageError(f"{name}: 'values' must list at least two values; it is {values!r}")
     values = freeze(values)
@@ -127,10 +174,10 @@ def _parse_values(name: str, values: Any) -> Values:
     for i, value in enumerate(values):
         if value in values[:i]:
             raise UsageError(f"{name}: the value {value!r} is listed twice")
-    return Values(values)
+    return Values(values, when)
 
 
-def _parse_range(name: str, space: Mapping[str, Any]) -> Range:
+def _parse_range(name: str, space: Mapping[str, Any], when: When) -> Range:
     for key in ("scale", "low", "high"):
         if key not in space:
             raise UsageError(f"{name}: the search space lacks {key!r}")
@@ -157,7 +204,14 @@ def _parse_range(name: str, space: Mapping[str, Any]) -> Range:
         raise UsageError(f"{name}: one_minus_log is for numbers below 1, so not for ints")
     if scale == "one_minus_log" and high >= 1:
         raise UsageError(f"{name}: high must be below 1 under one_minus_log; it is {high}")
-    return Range(scale, low, high, kind)
+    points = space.get("points")
+    if points is not None and (
+        not isinstance(points, int) or isinstance(points, bool) or points < 2
+    ):
+        raise UsageError(
+            f"{name}: 'points' is how many values a grid takes, at least 2; it is {points!r}"
+        )
+    return Range(scale, low, high, kind, points, when)
 
 
 def freeze(value: Any) -> Any:

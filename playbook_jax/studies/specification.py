@@ -7,7 +7,7 @@ jax.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,24 @@ from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib
 from playbook_jax.errors import UsageError, closest, unknown
-from playbook_jax.studies import samplers, search_space
+from playbook_jax.studies import conditions, explicit, grid, samplers, search_space
 from playbook_jax.studies.search_space import Range, Space, Values
 
-REQUIRED = ("name", "goal", "base_config", "objective", "num_trials")
+REQUIRED = ("name", "goal", "base_config", "objective")
 OPTIONAL = {
+    "num_trials": None,  # of a grid or a list, it may be left out
     "algorithm": "halton",
     "seed": 0,  # scrambles the points; another one makes a replicate of the study
     "vary_seed": False,  # whether trial t trains with the base config's seed + t
     "scientific": {},
     "nuisance": {},
-    "fixed": {},
+    "fixed": {},  # a value, or {"value": …, "reason": "what justifies it"}
+    "points": None,  # of algorithm "list": the trials, or a CSV file, see explicit.py
+    "baseline": False,  # whether trial 0 is the base config itself, outside of the sequence
+    "shape": "joint",  # or "group": a study for each scientific value, see group.py
 }
 ROLES = ("scientific", "nuisance", "fixed")
+JOINT, GROUP = SHAPES = ("joint", "group")
 # What a study may not vary, and why.
 _FORBIDDEN = {
     "max_train_steps": "the playbook never tunes it within a study; compare whole studies instead",
@@ -51,8 +56,13 @@ class Specification:
       scientific: the space of each scientific hyperparameter, by its path in the training config.
       nuisance: the space of each nuisance hyperparameter.
       fixed: the value of each fixed hyperparameter.
+      fixed_reasons: why some of them are fixed, in words.
+      conditional_fixed: of the fixed ones that have a condition, a space of one value.
       base_config: what trials start from: complete, `fixed` and `objective` already applied.
       base_config_path: where the base config was read.
+      points: the hyperparameters of the listed trials, where the algorithm is "list".
+      baseline: whether trial 0 has the base config's own hyperparameters.
+      shape: "joint", or "group" for a study for each scientific value.
     """
 
     name: str
@@ -67,21 +77,46 @@ class Specification:
     fixed: Mapping[str, Any]
     base_config: ConfigDict
     base_config_path: str
+    fixed_reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    conditional_fixed: Mapping[str, Space] = dataclasses.field(default_factory=dict)
+    points: Sequence[Mapping[str, Any]] = ()
+    baseline: bool = False
+    shape: str = JOINT
 
     @property
     def spaces(self) -> dict[str, Space]:
         """The space of each hyperparameter that varies, scientific ones first."""
         return {**self.scientific, **self.nuisance}
 
+    @property
+    def order(self) -> list[str]:
+        """The hyperparameters that vary as their dimensions were given out, where that must be stored.
+
+        Without conditional ones, any trial tells it, and nothing is stored.
+        """
+        return list(self.spaces) if any(space.when for space in self.spaces.values()) else []
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the specification as `study.json` holds it."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for role in ("scientific", "nuisance"):
-            values[role] = {name: space.to_dict() for name, space in values[role].items()}
-        return values | {
+        roles = {
+            role: {name: space.to_dict() for name, space in getattr(self, role).items()}
+            for role in ("scientific", "nuisance")
+        }
+        optional = {
+            "fixed_reasons": dict(self.fixed_reasons),
+            "baseline": self.baseline,
+            "order": self.order,
+        }
+        return {
+            **{key: getattr(self, key) for key in ("name", "goal")},
             "objective": dict(self.objective),
+            **{key: getattr(self, key) for key in ("num_trials", "algorithm", "seed", "vary_seed")},
+            **roles,
             "fixed": dict(self.fixed),
             "base_config": config_lib.to_dict(self.base_config),
+            "base_config_path": self.base_config_path,
+            # Left out where unused, so that studies from before they existed compare equal.
+            **{key: value for key, value in optional.items() if value},
         }
 
 
@@ -93,13 +128,14 @@ def trial_config(
     Args:
       base_config: a specification's.
       trial: the trial's number.
-      parameters: its hyperparameters by path; lists, as JSON has them, stand for tuples.
+      parameters: its hyperparameters by path, whatever their condition; lists, as JSON has them,
+        stand for tuples.
       vary_seed: whether the trial's number is added to the seed.
 
     Raises:
       UsageError: the base config lacks a path, or a value does not fit the one it replaces.
     """
-    values = {name: search_space.freeze(value) for name, value in parameters.items()}
+    values = {conditions.path(k): search_space.freeze(value) for k, value in parameters.items()}
     if vary_seed:
         values["seed"] = (base_config.seed + trial) % 2**32
     return config_lib.override(base_config, values)
@@ -108,6 +144,7 @@ def trial_config(
 def total_steps(base_config: ConfigDict, parameters: Mapping[str, Any]) -> int:
     """Returns how many updates a trial makes; much faster than through its config."""
     lengths = ("hparams.warmup_steps", "hparams.post_warmup_steps")
+    parameters = {conditions.path(key): value for key, value in parameters.items()}
     varied = sum(parameters[name] - base_config[name] for name in lengths if name in parameters)
     return config_lib.total_steps(base_config) + int(varied)
 
@@ -135,29 +172,90 @@ def load(path: str | Path) -> Specification:
             raise UsageError(f"the study config lacks {key!r}")
     values = OPTIONAL | values
     _check_plain(values)
+    roles, reasons = _roles(values)
+    spaces = {**roles["scientific"], **roles["nuisance"]}
+    conditional_fixed = {
+        name: Values((value,), conditions.of_key(name, values["scientific"] | values["nuisance"]))
+        for name, value in roles["fixed"].items()
+        if "@" in name
+    }
+    conditions.check({**spaces, **conditional_fixed})
+    base_config = _base_config(path, values["base_config"], values["objective"])
+    _check_roles(roles, base_config, values["vary_seed"])
+    always = {n: value for n, value in roles["fixed"].items() if n not in conditional_fixed}
+    base_config = config_lib.complete(config_lib.override(base_config, always))
+    for name, space in {**spaces, **conditional_fixed}.items():
+        _check_fit(name, space, base_config)
+    points = _points(values, spaces, path)
+    return Specification(
+        **{key: values[key] for key in ("name", "goal", "algorithm", "seed", "vary_seed")},
+        **{key: values[key] for key in ("objective", "baseline", "shape")},
+        num_trials=_num_trials(values, spaces, points),
+        **roles,
+        fixed_reasons=reasons,
+        conditional_fixed=conditional_fixed,
+        base_config=base_config,
+        base_config_path=values["base_config"],
+        points=points,
+    )
+
+
+def _roles(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Returns spaces or, of fixed hyperparameters, values by role and key; and the fixed ones' reasons."""
     for role in ROLES:
         if not isinstance(values[role], Mapping):
             raise UsageError(f"{role} must map names to search spaces; it is {values[role]!r}")
-    spaces = {
-        role: {name: search_space.parse(name, space) for name, space in values[role].items()}
+    varying = {**values["scientific"], **values["nuisance"]}
+    roles: dict[str, dict[str, Any]] = {
+        role: {
+            name: search_space.parse(name, space)
+            for name, space in conditions.normalized(values[role], varying).items()
+        }
         for role in ("scientific", "nuisance")
     }
-    fixed = {name: search_space.freeze(value) for name, value in values["fixed"].items()}
-    base_config = _base_config(path, values["base_config"], values["objective"])
-    _check_roles(spaces["scientific"], spaces["nuisance"], fixed, base_config, values["vary_seed"])
-    base_config = config_lib.complete(config_lib.override(base_config, fixed))
-    specification = Specification(
-        **{key: values[key] for key in ("name", "goal", "num_trials", "algorithm", "seed")},
-        objective=values["objective"],
-        vary_seed=values["vary_seed"],
-        **spaces,
-        fixed=fixed,
-        base_config=base_config,
-        base_config_path=values["base_config"],
-    )
-    for name, space in specification.spaces.items():
-        _check_fit(name, space, base_config)
-    return specification
+    roles["fixed"], reasons = {}, {}
+    for name, value in values["fixed"].items():
+        if isinstance(value, Mapping):
+            if set(value) != {"value", "reason"} or not isinstance(value["reason"], str):
+                raise UsageError(
+                    f"fixed: {name} must be a value, or {{'value': …, 'reason': 'in words'}}; "
+                    f"it is {value!r}"
+                )
+            reasons[name], value = value["reason"], value["value"]
+        roles["fixed"][name] = search_space.freeze(value)
+    return roles, reasons
+
+
+def _points(
+    values: Mapping[str, Any], spaces: Mapping[str, Space], path: str | Path
+) -> list[dict[str, Any]]:
+    """Returns the listed trials, if it is a list; otherwise none."""
+    if values["algorithm"] == samplers.LIST:
+        if values["points"] is None:
+            raise UsageError("algorithm 'list' needs 'points': the trials, or a CSV file of them")
+        return explicit.read(values["points"], spaces, path)
+    if values["points"] is not None:
+        raise UsageError(f"'points' are for algorithm 'list', not for {values['algorithm']!r}")
+    return []
+
+
+def _num_trials(
+    values: Mapping[str, Any], spaces: Mapping[str, Space], points: Sequence[Any]
+) -> int:
+    """Returns how many trials there are; of a grid or a list, all of its points."""
+    given, algorithm = values["num_trials"], values["algorithm"]
+    if algorithm not in ("grid", samplers.LIST):
+        if given is None:
+            raise UsageError("the study config lacks 'num_trials'")
+        return given
+    size = len(points or grid.points(spaces)) + values["baseline"]
+    if given not in (None, size):
+        kind = "larger" if size > given else "smaller"
+        raise UsageError(
+            f"the {algorithm} has {size:,} trials{', baseline included' * values['baseline']}, which is "
+            f"{kind} than num_trials {given:,}; leave num_trials out, or change the {algorithm}"
+        )
+    return size
 
 
 def _check_plain(values: Mapping[str, Any]) -> None:
@@ -166,10 +264,15 @@ def _check_plain(values: Mapping[str, Any]) -> None:
             raise UsageError(f"{key} must be {_MEANINGS[key]}; it is {values[key]!r}")
     for key, least in (("num_trials", 1), ("seed", 0)):
         value = values[key]
+        if value is None and key == "num_trials":
+            continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UsageError(f"{key} must be a whole number, at least {least}; it is {value!r}")
-    if not isinstance(values["vary_seed"], bool):
-        raise UsageError(f"vary_seed must be True or False; it is {values['vary_seed']!r}")
+    for key in ("vary_seed", "baseline"):
+        if not isinstance(values[key], bool):
+            raise UsageError(f"{key} must be True or False; it is {values[key]!r}")
+    if values["shape"] not in SHAPES:
+        raise unknown("shape", values["shape"], SHAPES)
     samplers.check(values["algorithm"])
     objective = values["objective"]
     if not isinstance(objective, Mapping) or set(objective) != {"metric", "mode"}:
@@ -204,33 +307,34 @@ def _base_config(
 
 
 def _check_roles(
-    scientific: Mapping[str, Space],
-    nuisance: Mapping[str, Space],
-    fixed: Mapping[str, Any],
-    base_config: ConfigDict,
-    vary_seed: bool,
+    roles: Mapping[str, Mapping[str, Any]], base_config: ConfigDict, vary_seed: bool
 ) -> None:
-    if not scientific and not nuisance:
+    if not roles["scientific"] and not roles["nuisance"]:
         raise UsageError("no hyperparameter varies: name some under 'scientific' or 'nuisance'")
     known = config_lib.flatten(base_config)
-    roles: dict[str, str] = {}
-    for role, members in zip(ROLES, (scientific, nuisance, fixed), strict=True):
-        for name in members:
-            if name in roles:
-                raise UsageError(
-                    f"{name} is both {roles[name]} and {role}; a hyperparameter has one role"
-                )
-            roles[name] = role
+    role_of: dict[str, str] = {}
+    for role in ROLES:
+        for key in roles[role]:
+            name = conditions.path(key)
+            for other, its_role in role_of.items():
+                # Two with conditions are two hyperparameters (that exclude each other: see above).
+                same = conditions.path(other) == name and not ("@" in key and "@" in other)
+                if same or other == key:
+                    raise UsageError(
+                        f"{key} is both {its_role} and {role}; a hyperparameter has one role"
+                    )
+            role_of[key] = role
             if name not in known:
                 raise UsageError(f"{role}: the base config has no {name!r}{closest(name, known)}")
             if name in _FORBIDDEN and (role != "fixed" or name != "max_train_steps"):
                 raise UsageError(f"{role}: {name} cannot be set here; {_FORBIDDEN[name]}")
-    if vary_seed and "seed" in roles and roles["seed"] != "fixed":
-        raise UsageError(f"seed is {roles['seed']} and vary_seed is set; choose one of the two")
+    if vary_seed and role_of.get("seed", "fixed") != "fixed":
+        raise UsageError(f"seed is {role_of['seed']} and vary_seed is set; choose one of the two")
 
 
-def _check_fit(name: str, space: Space, base_config: ConfigDict) -> None:
+def _check_fit(key: str, space: Space, base_config: ConfigDict) -> None:
     """Raises a UsageError where the base config cannot take the space's values."""
+    name = conditions.path(key)
     old = config_lib.flatten(base_config)[name]
     if isinstance(space, Range):
         whole = isinstance(old, int) and not isinstance(old, bool)

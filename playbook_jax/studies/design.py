@@ -1,0 +1,63 @@
+"""The trials of a study: every hyperparameter of each, known before the first one starts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from playbook_jax import config as config_lib
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import conditions, explicit, samplers
+from playbook_jax.studies.search_space import Space, freeze
+from playbook_jax.studies.specification import Specification
+
+Parameters = dict[str, Any]
+
+
+def points(specification: Specification, stored: Sequence[Parameters] = ()) -> list[Parameters]:
+    """Returns the hyperparameters of all trials: the stored ones, and those that follow.
+
+    Trial 0 is the baseline where it is asked for: the base config's own values, also where they lie
+    outside of the search space. It is outside of the sequence, whose first point is then trial 1.
+
+    Args:
+      specification: the study.
+      stored: the hyperparameters of the trials that it has already.
+
+    Raises:
+      UsageError: two listed trials, or the baseline and a point of a list or a grid, are the same; or
+        the list no longer begins with the stored trials.
+    """
+    count = specification.num_trials
+    if len(stored) == count and specification.algorithm != samplers.LIST:
+        return list(stored)  # and no second is spent on scipy
+    spaces = specification.spaces
+    if stored and not specification.order:  # in the order in which the stored points were made
+        spaces = {name: spaces[name] for name in stored[0] if name in spaces}
+    first = [_baseline(specification, spaces)] if specification.baseline else []
+    if specification.algorithm == samplers.LIST:
+        sequence = [dict(point) for point in specification.points]
+    else:
+        sequence = samplers.sample(
+            specification.algorithm, spaces, count - len(first), specification.seed
+        )
+    if specification.algorithm in ("grid", samplers.LIST):
+        explicit.refuse_twins(first + sequence)
+    made = [_with_fixed(specification, point) for point in first + sequence]
+    if specification.algorithm == samplers.LIST and made[: len(stored)] != list(stored):
+        changed = next(i for i, (a, b) in enumerate(zip(made, stored, strict=False)) if a != b)
+        raise UsageError(
+            f"trial {changed} of the list is not what the study has started with; "
+            "new trials go to the end of the list"
+        )
+    return [*stored, *made[len(stored) :]]
+
+
+def _baseline(specification: Specification, spaces: Mapping[str, Space]) -> Parameters:
+    base = config_lib.flatten(specification.base_config)
+    values = {name: freeze(base[conditions.path(name)]) for name in spaces}
+    return {name: values[name] for name in conditions.applicable(spaces, values)}
+
+
+def _with_fixed(specification: Specification, point: Parameters) -> Parameters:
+    """Returns a trial's hyperparameters and the fixed ones whose condition holds for it."""
+    fixed = specification.conditional_fixed
+    return point | {key: fixed[key].value(0.0) for key in conditions.applicable(fixed, point)}

@@ -1,0 +1,115 @@
+"""A study as an explicit list of trials, written in its config or in a CSV file.
+
+    config.algorithm = "list"
+    config.points = [{"hparams.learning_rate": 0.1}, {"hparams.learning_rate": 0.3}]
+    config.points = "points.csv"  # beside the study config: a column a hyperparameter
+
+In a CSV file numbers, `true`, `false` and `[64, 64]` are read as JSON, everything else as a name; a
+conditional hyperparameter's cell is empty where it does not exist.
+
+Source: the playbook, "Creating a set of studies" ("we could create a study by specifying the set of
+hyperparameter configurations manually").
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from playbook_jax.errors import UsageError, closest
+from playbook_jax.studies import conditions
+from playbook_jax.studies.search_space import Range, Space, freeze
+
+Parameters = dict[str, Any]
+
+
+def read(points: Any, spaces: Mapping[str, Space], study_path: str | Path) -> list[Parameters]:
+    """Returns the hyperparameters of each listed trial, in the order of `spaces`.
+
+    Args:
+      points: what the study config has: a list of mappings, or the path of a CSV file.
+      spaces: the space of each hyperparameter that varies.
+      study_path: the study config, beside which the file is looked for.
+
+    Raises:
+      UsageError: the file cannot be read, or a trial lacks a hyperparameter, has one that the study
+        lacks or that does not exist for it, or a value outside of its space.
+    """
+    if isinstance(points, str):
+        rows = _rows(Path(study_path).parent / points)
+    elif isinstance(points, list | tuple) and all(isinstance(row, Mapping) for row in points):
+        rows = points
+    else:
+        raise UsageError(
+            "points must be a list like [{'hparams.learning_rate': 0.1}, …] or the path of a CSV file; "
+            f"it is {points!r}"
+        )
+    if not rows:
+        raise UsageError("points lists no trial")
+    result = [_checked(number, row, spaces) for number, row in enumerate(rows)]
+    refuse_twins(result)
+    return result
+
+
+def refuse_twins(points: Sequence[Parameters]) -> None:
+    """Raises a UsageError where two points are the same."""
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, point in enumerate(points):
+        # By type too: True is no 1, though Python calls them equal.
+        key = tuple((name, type(value).__name__, value) for name, value in sorted(point.items()))
+        if key in seen:
+            raise UsageError(
+                f"trials {seen[key]} and {number} are the same, {point}; drop one (to repeat a trial with "
+                "other training seeds, let 'seed' vary too)"
+            )
+        seen[key] = number
+
+
+def _rows(path: Path) -> list[Parameters]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"points: {path} cannot be read: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise UsageError(
+                f"{path}: row {number} has not as many cells as the first line has names"
+            )
+    return [{name.strip(): _cell(text) for name, text in r.items() if text.strip()} for r in rows]
+
+
+def _cell(text: str) -> Any:
+    try:
+        return freeze(json.loads(text))
+    except ValueError:
+        return text.strip()
+
+
+def _checked(number: int, row: Mapping[str, Any], spaces: Mapping[str, Space]) -> Parameters:
+    for name in row:
+        if name not in spaces:
+            raise UsageError(
+                f"points[{number}] has {name!r}, which is neither scientific nor nuisance"
+                f"{closest(name, spaces)}"
+            )
+    values = {name: freeze(value) for name, value in row.items()}
+    exist = conditions.applicable(spaces, values)
+    for name in exist:
+        if name not in values:
+            raise UsageError(f"points[{number}] lacks {name}")
+    for name in values:
+        if name not in exist:
+            raise UsageError(f"points[{number}] has {name}, whose condition does not hold")
+    return {name: _fitting(number, name, values[name], spaces[name]) for name in exist}
+
+
+def _fitting(number: int, name: str, value: Any, space: Space) -> Any:
+    if not space.contains(value):
+        text = json.dumps(space.to_dict(), ensure_ascii=False)
+        raise UsageError(f"points[{number}]: {name} = {value!r} is not in its space, {text}")
+    if isinstance(space, Range):
+        return int(value) if space.type == "int" else float(value)
+    return value
