@@ -242,6 +242,10 @@ def _check_sizes(config: ConfigDict) -> None:
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UsageError(f"{name} must be a whole number, at least 1; it is {value!r}")
+    if not isinstance(config.record_group_norms, bool):
+        raise UsageError(
+            f"record_group_norms must be True or False; it is {config.record_group_norms!r}"
+        )
     if config.eval_train_examples < 0:
         raise UsageError(f"eval_train_examples must not be negative: {config.eval_train_examples}")
     if config.eval_batch_size < config.batch_size:

@@ -12,6 +12,7 @@ from playbook_jax import (
     train,
     trial,
 )
+from playbook_jax.errors import UsageError
 from tests import small
 
 COLUMNS = ["gradient_norm/Dense_0", "gradient_norm/Dense_1"]
@@ -115,6 +116,13 @@ def test_a_run_that_diverges_keeps_them_up_to_its_bad_step(tmp_path):
 
 def test_off_unless_asked_for():
     assert not config_lib.complete(small.digits()).record_group_norms
+    wrong = small.digits()
+    with wrong.unlocked():
+        wrong.record_group_norms = "Dense_0"
+    with pytest.raises(
+        UsageError, match="record_group_norms must be True or False; it is 'Dense_0'"
+    ):
+        config_lib.complete(wrong)
 
 
 def test_groups_are_the_first_names_of_any_tree():
