@@ -214,6 +214,15 @@ def complete(config: ConfigDict) -> ConfigDict:
     return result.lock()
 
 
+def with_optional(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a stored config with the optional keys that it was written too early to have."""
+    values = {**to_dict(ConfigDict(OPTIONAL)), **stored}
+    values["initialize_from"] = {**OPTIONAL["initialize_from"], **values["initialize_from"]}
+    return to_dict(
+        ConfigDict(values | {"hparams": {**HPARAM_DEFAULTS, **stored.get("hparams", {})}})
+    )
+
+
 def _complete_initialize_from(value: Any) -> dict[str, Any]:
     """Returns `initialize_from` with all of its keys."""
     defaults = OPTIONAL["initialize_from"]

@@ -234,7 +234,9 @@ class Writer:
         self._writes = writes
         existing = read_json(self.directory / "config.json")
         if existing is not None:
-            changed = config_lib.differences(existing, config)
+            changed = config_lib.differences(
+                config_lib.with_optional(existing), config_lib.with_optional(config)
+            )
             if changed:
                 shown = "; ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
                 raise UsageError(

@@ -110,3 +110,14 @@ def test_a_missing_file_suggests_its_neighbour():
 def test_differences_are_listed_by_path():
     old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": np.pi}
     assert config_lib.differences(old, new) == ["a.c: 2 → 3", f"d: (absent) → {np.pi}"]
+
+
+def test_a_config_of_before_an_optional_key_existed_is_the_same_config():
+    new = config_lib.to_dict(config_lib.complete(small.digits()))
+    old = {key: value for key, value in new.items() if key not in ("freeze", "initialize_from")}
+    old["hparams"] = {k: v for k, v in new["hparams"].items() if k != "clip_norm"}
+    assert config_lib.differences(config_lib.with_optional(old), new) == []
+    changed = new | {"freeze": ["Dense_0/.*"]}
+    assert config_lib.differences(config_lib.with_optional(old), changed) == [
+        "freeze: [] → ['Dense_0/.*']"
+    ]

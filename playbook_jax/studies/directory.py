@@ -110,6 +110,7 @@ class StudyDirectory:
             return []
         old, new = stored["specification"], json.loads(json.dumps(specification.to_dict()))
         # The base config counts as it was resolved; its file may move. A study may grow.
+        old |= {"base_config": config_lib.with_optional(old["base_config"])}
         ignored = {"base_config_path": "", "num_trials": 0}
         changed = config_lib.differences(old | ignored, new | ignored)
         if new["num_trials"] < len(trials):
