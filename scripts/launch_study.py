@@ -10,6 +10,7 @@ trials came to their end (infeasible ones, that diverged, included), 1 some fail
 interrupted (continue by the same command).
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ flags.DEFINE_bool(
 flags.DEFINE_integer(
     "workers", 0, "How many processes run trials, 0 for one a core. On an accelerator, take 1."
 )
+flags.DEFINE_float("trial_minutes", 0.0, "After how many minutes a trial FAILED. 0: never.")
 flags.DEFINE_bool("retry_failed", False, "Run the trials that FAILED again; the others stay.")
 
 
@@ -41,6 +43,8 @@ def main(argv: list[str]) -> int:
         raise UsageError("--workdir=DIR is missing")
     if FLAGS.workers < 0:
         raise UsageError(f"--workers={FLAGS.workers} must not be negative")
+    if not 0 <= FLAGS.trial_minutes < math.inf:
+        raise UsageError(f"--trial_minutes={FLAGS.trial_minutes:g} must not be negative")
 
     if FLAGS.dry_run:
         from playbook_jax.studies import preview
@@ -55,6 +59,7 @@ def main(argv: list[str]) -> int:
         num_workers=FLAGS.workers or launcher.default_num_workers(),
         command=[word for word in command_line.command() if word != "--retry_failed"],
         retry_failed=FLAGS.retry_failed,
+        time_limit=60 * FLAGS.trial_minutes or math.inf,
     )
 
 

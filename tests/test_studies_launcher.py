@@ -30,6 +30,7 @@ try:
         num_workers=int(workers),
         command=command,
         retry_failed=bool(retry),
+        time_limit=float(retry[0]) if retry else float("inf"),
         train_module=train_module,
     )
 except UsageError as error:
@@ -195,10 +196,24 @@ def test_a_study_whose_first_trials_fail_alike_ends_early_and_can_be_taken_up_ag
     assert gone(study.workers())
 
     (tmp_path / "mended").touch()
-    code, output, errors = study.run(retry=["retry"])
+    code, output, errors = study.run(retry=["inf"])
     assert (code, errors) == (0, "")
     assert study.states() == ["COMPLETE"] * 6
     assert "test: 6 trials, 6 COMPLETE\n" in output
+
+
+def test_a_trial_that_takes_too_long_fails_and_can_be_given_more_time(tmp_path):
+    study = Study(tmp_path, notes="seconds=0.05", num_trials=2)
+    code, output, _ = study.run(retry=["0.3"])
+    assert code == 1
+    assert "trial 0 FAILED: out of time: stopped after 0.3 s\n" in output
+    assert study.states() == ["FAILED"] * 2
+    done = study.steps(0)
+    assert 0 < len(done) < STEPS
+    code, _, errors = study.run(retry=["inf"])
+    assert (code, errors) == (0, "")
+    assert study.states() == ["COMPLETE"] * 2
+    assert study.steps(0) == list(range(1, STEPS + 1))  # it went on where it had been stopped
 
 
 @pytest.mark.playbook("studies-survive-interruptions")

@@ -4,6 +4,7 @@ Non-adaptive by design: all points are known and on disk before the first trial 
 run at once does not change the study (playbook, "Why use quasi-random search").
 """
 
+import math
 import os
 import re
 import shlex
@@ -46,6 +47,7 @@ def launch(
     num_workers: int,
     command: Sequence[str],
     retry_failed: bool = False,
+    time_limit: float = math.inf,
     train_module: str = TRAIN_MODULE,
 ) -> int:
     """Runs a study, or what is left of it, and writes its table, best config and report.
@@ -56,6 +58,7 @@ def launch(
       num_workers: how many processes run trials.
       command: what started this process, as it is to be repeated.
       retry_failed: whether trials that FAILED are run again, from their last checkpoint.
+      time_limit: after how many seconds a trial saves, and ends as FAILED.
       train_module: a module with the functions `validate` and `train` of train.py.
 
     Returns:
@@ -68,6 +71,7 @@ def launch(
     with Stop() as stop:
         specification = specification_lib.load(config_path)
         run = _Run(specification, StudyDirectory(workdir), stop, command, retry_failed)
+        run.time_limit = time_limit
         try:
             return run.to_the_end(num_workers, train_module)
         except WorkersFailedError as error:
@@ -95,7 +99,10 @@ class _Run:
 
     Attributes:
       keep: whether the study directory stays as it is, even if no trial has started.
+      time_limit: see `launch`.
     """
+
+    time_limit = math.inf
 
     def __init__(
         self,
@@ -154,6 +161,7 @@ class _Run:
             "base_config": config_lib.to_dict(self._specification.base_config),
             "vary_seed": self._specification.vary_seed,
             "command": self._command,
+            "time_limit": self.time_limit,
         }
 
     def _run_trials(self, waiting: Trials) -> bool:

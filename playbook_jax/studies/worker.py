@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 _PROGRESS_SECONDS = 0.25  # between two messages on how far a trial is
@@ -70,10 +71,13 @@ class _Worker:
         self._answers.write(json.dumps(message) + "\n")
         self._answers.flush()
 
-    def on_open(self, base_config: Message, vary_seed: bool, command: list[str]) -> None:
-        """Takes what all trials share."""
+    def on_open(
+        self, base_config: Message, vary_seed: bool, command: list[str], time_limit: float
+    ) -> None:
+        """Takes what all trials share; `time_limit` in seconds a trial."""
         from playbook_jax import config as config_lib
 
+        self._time_limit = time_limit
         self._base_config = config_lib.from_dict(base_config)
         self._vary_seed, self._command = vary_seed, command
 
@@ -91,9 +95,10 @@ class _Worker:
 
     def on_train(self, trial: int, parameters: Message, directory: str) -> None:
         """Runs a trial to its end, or to where it is stopped."""
+        from playbook_jax import trial as trial_lib
         from playbook_jax.errors import UsageError
 
-        said = time.monotonic()
+        began = said = time.monotonic()
 
         def progress(done: int, total: int, text: str) -> None:
             nonlocal said
@@ -101,17 +106,24 @@ class _Worker:
                 said = time.monotonic()
                 self._answer(kind="step", trial=trial, step=done)
 
+        def should_stop() -> bool:
+            return self._stop.is_set() or time.monotonic() - began > self._time_limit
+
         try:
             status = self._train.train(
                 self._config(trial, parameters),
                 directory,
                 progress=progress,
-                should_stop=self._stop.is_set,
+                should_stop=should_stop,
                 command=self._command,
             )
         except UsageError as error:
             self._answer(kind="usage_error", error=f"trial {trial}: {error}")
             return
+        if status["state"] == trial_lib.INTERRUPTED and not self._stop.is_set():
+            reason = f"out of time: stopped after {self._time_limit:g} s"
+            status = trial_lib.new_status(trial_lib.FAILED, reason, status["step"])
+            trial_lib.write_json(Path(directory) / "status.json", status)
         self._answer(kind="status", trial=trial, status=status)
 
     def _config(self, trial: int, parameters: Message) -> Any:
