@@ -74,8 +74,8 @@ class Range:
         return min(max(value, self.low), self.high)  # rounding never leads outside the bounds
 
     def at(self, fraction: float) -> float | int:
-        """Returns the number at `fraction` of the way from bound to bound, both included."""
-        value = _interpolate(self.scale, self.low, self.high, fraction)
+        """Returns the number at `fraction` of the way from bound to bound, to 12 digits."""
+        value = float(f"{_interpolate(self.scale, self.low, self.high, fraction):.12g}")
         return min(max(round(value) if self.type == "int" else value, self.low), self.high)
 
     def contains(self, value: Any) -> bool:

@@ -1,0 +1,296 @@
+import collections
+import csv
+import json
+
+import numpy as np
+import pytest
+from test_studies_specification import RATE, write
+
+from playbook_jax import trial
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import (
+    conditions,
+    design,
+    directory,
+    launcher,
+    preview,
+    samplers,
+    specification,
+)
+from playbook_jax.studies.directory import StudyDirectory
+
+ADAM, NESTEROV = "hparams.learning_rate@optimizer=adam", "hparams.learning_rate@optimizer=nesterov"
+OPTIMIZERS = {"optimizer": {"values": ["nesterov", "adam"]}}
+SMALL = {"scale": "log", "low": 1e-5, "high": 1e-2}
+NUISANCE = {
+    NESTEROV: RATE,
+    ADAM: SMALL,
+    "hparams.momentum": {
+        "scale": "one_minus_log", "low": 0.5, "high": 0.99, "when": {"optimizer": ["nesterov"]},
+    },
+    "hparams.weight_decay": SMALL,
+}  # fmt: skip
+
+
+@pytest.fixture
+def load(tmp_path):
+    defaults = {"scientific": OPTIMIZERS, "nuisance": NUISANCE}
+    return lambda **changes: specification.load(write(tmp_path / "study.py", **defaults | changes))
+
+
+@pytest.mark.playbook("conditional-hyperparameters", "same-name-other-hyperparameter")
+def test_a_trial_has_the_hyperparameters_that_exist_for_it_and_no_other(load):
+    spec = load()
+    rows = design.points(spec)
+    keys = {
+        "nesterov": ["optimizer", NESTEROV, "hparams.momentum@optimizer=nesterov"],
+        "adam": ["optimizer", ADAM],
+    }
+    for row in rows:
+        assert list(row) == [*keys[row["optimizer"]], "hparams.weight_decay"]
+        rate = row[ADAM if row["optimizer"] == "adam" else NESTEROV]
+        low, high = (1e-5, 1e-2) if row["optimizer"] == "adam" else (1e-3, 1.0)
+        assert low <= rate <= high
+        config = specification.trial_config(spec.base_config, 0, row, False)
+        assert config.hparams.learning_rate == rate
+        # Where momentum is no hyperparameter of the trial, the base config's is left.
+        expected = row.get("hparams.momentum@optimizer=nesterov", 0.9)
+        assert config.hparams.momentum == expected
+    assert collections.Counter(row["optimizer"] for row in rows) == {"nesterov": 10, "adam": 10}
+
+
+@pytest.mark.playbook("same-name-other-hyperparameter")
+def test_each_conditional_hyperparameter_has_a_dimension_of_its_own(load):
+    from scipy.stats import qmc
+
+    rows = samplers.sample("halton", load().spaces, 200, seed=2)
+    for optimizer, key, low in (("adam", ADAM, 1e-5), ("nesterov", NESTEROV, 1e-3)):
+        own = [row for row in rows if row["optimizer"] == optimizer]
+        points = np.array(
+            [
+                [
+                    np.log10(row[key] / low) / 3,
+                    np.log10(row["hparams.weight_decay"] / 1e-5) / 3,
+                ]
+                for row in own
+            ]
+        )
+        random = np.random.default_rng(0).random((20, len(own), 2))
+        # The half of the trials that is one optimizer's is still far more even than random.
+        assert qmc.discrepancy(points) < min(map(qmc.discrepancy, random)) / 2
+    # Not one sequence seen twice: the rates of neighbouring trials are unrelated.
+    pairs = list(zip(rows[::2], rows[1::2], strict=True))
+    units = np.array(
+        [
+            [np.log10(row.get(ADAM, 1) / 1e-5) / 3 for pair in pairs for row in pair if ADAM in row],
+            [np.log10(row.get(NESTEROV, 1) / 1e-3) / 3 for pair in pairs for row in pair if NESTEROV in row],
+        ]
+    )  # fmt: skip
+    assert abs(np.corrcoef(*units)[0, 1]) < 0.4
+
+
+def test_both_ways_to_write_a_condition_are_the_same(load):
+    named = {k: v for k, v in NUISANCE.items() if "momentum" not in k}
+    spaces = {
+        "hparams.momentum@optimizer=nesterov": {
+            key: value for key, value in NUISANCE["hparams.momentum"].items() if key != "when"
+        }
+    }
+    one = load(nuisance={**NUISANCE})
+    two = load(nuisance={NESTEROV: RATE | {"when": {"optimizer": ["nesterov"]}}, **named} | spaces)
+    assert dict(one.nuisance) == dict(two.nuisance)
+    assert one.nuisance[ADAM].to_dict() == SMALL | {
+        "type": "float",
+        "when": {"optimizer": ["adam"]},
+    }
+    assert conditions.path(ADAM) == "hparams.learning_rate"
+
+
+def test_conditions_on_several_values_booleans_and_two_parents(load):
+    spec = load(
+        scientific={
+            "optimizer": {"values": ["nesterov", "adam", "nadam"]},
+            "record_group_norms": {"values": [True, False]},
+        },
+        nuisance={
+            "hparams.learning_rate": RATE,
+            "hparams.beta1@optimizer=adam|nadam": {"scale": "one_minus_log", "low": 0.5, "high": 0.9},
+            "hparams.dropout_rate": {
+                "values": [0.1, 0.2],
+                "when": {"record_group_norms": [True], "optimizer": ["adam"]},
+            },
+        },
+        num_trials=36,
+    )  # fmt: skip
+    both = "hparams.dropout_rate@record_group_norms=true@optimizer=adam"
+    assert both in spec.nuisance
+    for row in design.points(spec):
+        assert ("hparams.beta1@optimizer=adam|nadam" in row) == (row["optimizer"] != "nesterov")
+        expected = row["record_group_norms"] is True and row["optimizer"] == "adam"
+        assert (both in row) == expected
+
+
+@pytest.mark.playbook("conditional-hyperparameters")
+def test_a_fixed_hyperparameter_may_have_a_condition(load):
+    fixed = {"hparams.momentum@optimizer=adam": 0.0, "hparams.epsilon": 1e-6}
+    spec = load(fixed=fixed, nuisance={"hparams.learning_rate": RATE})
+    assert spec.to_dict()["fixed"] == fixed
+    for row in design.points(spec):
+        config = specification.trial_config(spec.base_config, 0, row, False)
+        assert config.hparams.momentum == (0.0 if row["optimizer"] == "adam" else 0.9)
+        assert config.hparams.epsilon == 1e-6
+        assert "hparams.epsilon" not in row
+
+
+def test_a_grid_multiplies_a_conditional_hyperparameter_only_where_it_exists(load):
+    spec = load(
+        algorithm="grid",
+        num_trials=None,
+        nuisance={ADAM: RATE | {"points": 3}, NESTEROV: RATE | {"points": 2}},
+    )
+    counts = collections.Counter(row["optimizer"] for row in design.points(spec))
+    assert counts == {"adam": 3, "nesterov": 2}
+    assert spec.num_trials == 5
+
+
+def test_listed_points_name_conditional_hyperparameters_by_their_keys(load, tmp_path):
+    nuisance = {ADAM: SMALL, NESTEROV: RATE}
+    (tmp_path / "points.csv").write_text(
+        f"optimizer,{ADAM},{NESTEROV}\nadam,1e-3,\nnesterov,,0.5\n"
+    )
+    spec = load(algorithm="list", num_trials=None, points="points.csv", nuisance=nuisance)
+    assert design.points(spec) == [
+        {"optimizer": "adam", ADAM: 1e-3},
+        {"optimizer": "nesterov", NESTEROV: 0.5},
+    ]
+    (tmp_path / "points.csv").write_text(f"optimizer,{ADAM},{NESTEROV}\nadam,1e-3,0.5\n")
+    with pytest.raises(UsageError, match=r"points\[0\] has .*=nesterov, whose condition does not"):
+        load(algorithm="list", num_trials=None, points="points.csv", nuisance=nuisance)
+
+
+def test_the_baseline_has_what_exists_for_it(load):
+    assert design.points(load(baseline=True))[0] == {
+        "optimizer": "nesterov",
+        NESTEROV: 0.1,
+        "hparams.momentum@optimizer=nesterov": 0.9,
+        "hparams.weight_decay": 1e-4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scientific": {}}, "depends on optimizer, which is not in the search space"),
+        (
+            {"nuisance": {"hparams.learning_rate@optimiser=adam": RATE}},
+            "depends on optimiser, which is not in the search space; did you mean 'optimizer'?",
+        ),
+        (
+            {"nuisance": {"hparams.learning_rate@optimizer=sgd": RATE}},
+            "optimizer does not take sgd (it takes: nesterov, adam)",
+        ),
+        (
+            {"nuisance": {"hparams.learning_rate": RATE, ADAM: SMALL}},
+            "hparams.learning_rate and hparams.learning_rate@optimizer=adam can both hold",
+        ),
+        (
+            {"scientific": OPTIMIZERS | {"hparams.learning_rate": RATE}, "nuisance": {ADAM: SMALL}},
+            "can both hold in one trial",
+        ),
+        (
+            {
+                "scientific": {"optimizer": {"values": ["nesterov", "adam", "nadam"]}},
+                "nuisance": {ADAM: SMALL, "hparams.learning_rate@optimizer=adam|nadam": RATE},
+            },
+            "can both hold in one trial",
+        ),
+        (
+            {"nuisance": {ADAM: SMALL}, "fixed": {"hparams.learning_rate": 0.1}},
+            "hparams.learning_rate is both nuisance and fixed",
+        ),
+        (
+            {"nuisance": {ADAM: SMALL}, "fixed": {ADAM: 0.1}},
+            "hparams.learning_rate@optimizer=adam is both nuisance and fixed",
+        ),
+        (
+            {"nuisance": {ADAM: RATE | {"when": {"optimizer": ["nesterov"]}}}},
+            "its 'when' says something else",
+        ),
+        (
+            {"nuisance": {ADAM: RATE, "hparams.learning_rate": RATE | {"when": {"optimizer": ["adam"]}}}},
+            "hparams.learning_rate@optimizer=adam is described twice",
+        ),
+        (
+            {"nuisance": {"hparams.learning_rate@optimizer=nesterov|adam": RATE}},
+            "optimizer always is one of these values; drop the condition",
+        ),
+        (
+            {"nuisance": {"hparams.momentum": RATE, "hparams.learning_rate@hparams.momentum=0.1": RATE}},
+            "hparams.momentum, which has bounds; a condition needs listed 'values'",
+        ),
+        (
+            {
+                "nuisance": {
+                    "record_group_norms@optimizer=adam": {"values": [True, False]},
+                    "hparams.dropout_rate@record_group_norms=true": {"values": [0.1, 0.2]},
+                }
+            },
+            "record_group_norms, which is itself conditional",
+        ),
+        ({"nuisance": {"hparams.learning_rate@optimizer": RATE}}, "is like hparams.x@optimizer=adam"),
+        ({"nuisance": {"hparams.learning_rate": RATE | {"when": "adam"}}}, "a condition is like"),
+        ({"nuisance": {"hparams.learning_rat@optimizer=adam": RATE}}, "did you mean 'hparams.learning_rate'"),
+        ({"fixed": {"hparams.momentum@optimizer=sgd": 0.1}}, "optimizer does not take sgd"),
+        ({"fixed": {"hparams.momentum@optimizer=adam": 2.0}}, "hparams.momentum must be at least 0 and"),
+    ],
+)  # fmt: skip
+def test_bad_conditions_end_with_one_line(load, changes, message):
+    with pytest.raises(UsageError) as error:
+        load(**changes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_conditional_study_grows_as_it_began_and_refuses_another_order(load, tmp_path):
+    spec, longer = load(), load(num_trials=40)
+    study = StudyDirectory(tmp_path / "s")
+    trials = launcher.extend([], spec)
+    study.write(spec, trials)
+    study.trial_directory(0).mkdir(parents=True)
+    grown = launcher.extend(study.stored_trials(longer), longer)
+    assert grown[:20] == trials
+    assert [row["parameters"] for row in grown] == design.points(longer)
+    # No trial tells the order of two hyperparameters of which it has one only, so it is stored.
+    turned = load(num_trials=40, nuisance={ADAM: SMALL, **NUISANCE})
+    with pytest.raises(UsageError, match="holds trials of another study .*order: "):
+        study.stored_trials(turned)
+    study.release()
+
+
+def test_tables_leave_empty_what_does_not_exist(load, tmp_path):
+    spec = load(num_trials=4)
+    trials = launcher.extend([], spec)
+    assert directory.columns(trials) == list(
+        dict.fromkeys(name for row in trials for name in row["parameters"])
+    )
+    study = StudyDirectory(tmp_path / "s")
+    study.write_table(trials, {t: trial.new_status() for t in range(4)})
+    study.release()
+    with (tmp_path / "s" / "study.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, made in zip(rows, trials, strict=True):
+        assert row["optimizer"] == made["parameters"]["optimizer"]
+        for key in (ADAM, NESTEROV):
+            assert row[key] == str(made["parameters"].get(key, ""))
+
+
+def test_the_preview_shows_conditional_hyperparameters(tmp_path, capsys):
+    study = {"scientific": OPTIMIZERS, "nuisance": NUISANCE, "num_trials": 4}
+    preview.preview(write(tmp_path / "study.py", **study), tmp_path / "s")
+    lines = capsys.readouterr().out.splitlines()
+    assert set(lines[2].split()) >= {"optimizer", ADAM, NESTEROV}
+    stored = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert stored["specification"]["nuisance"][ADAM]["when"] == {"optimizer": ["adam"]}
+    assert stored["specification"]["order"] == list(
+        specification.load(tmp_path / "study.py").spaces
+    )

@@ -1,0 +1,348 @@
+import collections
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from test_studies_specification import RATE, write
+
+from playbook_jax import trial
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import (
+    design,
+    halton_dimensions,
+    launcher,
+    samplers,
+    search_space,
+    specification,
+)
+from playbook_jax.studies.directory import StudyDirectory
+
+UNIT = {"scale": "linear", "low": 0.0, "high": 1.0}
+
+
+def parsed(**spaces):
+    return {name: search_space.parse(name, space) for name, space in spaces.items()}
+
+
+def listed(k):
+    return {"values": [f"v{i}" for i in range(k)]}
+
+
+@pytest.fixture
+def load(tmp_path):
+    return lambda **changes: specification.load(write(tmp_path / "study.py", **changes))
+
+
+@pytest.mark.playbook("studies-are-reproducible")
+def test_the_points_of_the_digits_study_stay_what_they_were():
+    from scipy.stats import qmc
+
+    points = qmc.Halton(4, scramble=True, rng=0).random(20)
+    spec = specification.load("configs/studies/digits_mlp.py")
+    for row, (a, b, c, d) in zip(design.points(spec), points, strict=True):
+        expected = {
+            "hparams.learning_rate": 1e-2 * 1e4**a,
+            "hparams.momentum": 1 - 0.5 * 0.02**b,
+            "hparams.weight_decay": 1e-6 * 1e4**c,
+            "hparams.clip_norm": 0.1 * 100**d,
+        }
+        assert list(row) == list(expected)
+        # The formulas above round otherwise than exp(log(…) + …).
+        assert row == pytest.approx(expected, rel=1e-12)
+
+
+def dimension_of(name, spaces):
+    primes = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47]
+    return primes[halton_dimensions.assign(spaces)[name]]
+
+
+@pytest.mark.playbook("scientific-values-sampled-evenly")
+@pytest.mark.parametrize("k", range(2, halton_dimensions.MAX_LISTED + 1))
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_listed_values_are_within_one_of_even_at_powers_of_their_prime(k, place):
+    names = ["a", "b", "c"]
+    names.insert(place, "x")
+    spaces = parsed(**{name: UNIT for name in names} | {"x": listed(k)})
+    prime = dimension_of("x", spaces)
+    powers = [prime**m for m in range(1, 9) if prime**m <= 2_000]
+    for seed in range(3):
+        values = [row["x"] for row in samplers.sample("halton", spaces, powers[-1], seed)]
+        for n in powers:
+            counts = collections.Counter(values[:n])
+            assert max(abs(counts[v] - n / k) for v in spaces["x"].values) <= 1, (n, counts)
+
+
+@pytest.mark.playbook("scientific-values-sampled-evenly")
+@pytest.mark.parametrize("k", [2, 3, 4, 5, 7])
+def test_a_first_list_of_a_prime_or_its_power_is_even_at_any_number_of_trials(k):
+    spaces = parsed(x=listed(k), a=UNIT, b=UNIT)
+    values = [row["x"] for row in samplers.sample("halton", spaces, 200, seed=1)]
+    for n in range(1, 200):
+        counts = collections.Counter(values[:n])
+        assert max(abs(counts[v] - n / k) for v in spaces["x"].values) <= 1
+
+
+def test_two_lists_of_three_values_and_small_integers_are_even_too():
+    spaces = parsed(
+        x=listed(3), y=listed(3), n={"scale": "linear", "low": 1, "high": 3, "type": "int"}, a=UNIT
+    )
+    dimensions = halton_dimensions.assign(spaces)
+    assert dimensions["a"] == 0  # the range gets the prime that no list of three can use
+    rows = samplers.sample("halton", spaces, 3 * 7 * 13, seed=0)
+    for name, values in (("x", spaces["x"].values), ("y", spaces["y"].values), ("n", (1, 2, 3))):
+        prime = dimension_of(name, spaces)
+        counts = collections.Counter(row[name] for row in rows[:prime])
+        assert max(abs(counts[v] - prime / 3) for v in values) <= 1
+    # They are not tied to one another: all nine pairs, nearly as often.
+    pairs = collections.Counter((row["x"], row["y"]) for row in rows)
+    assert len(pairs) == 9
+    assert max(pairs.values()) - min(pairs.values()) <= 6  # of 30 each
+
+
+def test_each_hyperparameter_has_a_dimension_of_its_own_and_ranges_keep_theirs():
+    spaces = parsed(a=UNIT, x=listed(3), b=UNIT, y=listed(2), long=listed(40), c=UNIT)
+    # Each list is even where it stands already; a long one counts as a range.
+    assert list(halton_dimensions.assign(spaces).values()) == [0, 1, 2, 3, 4, 5]
+    spaces = parsed(x=listed(3), y=listed(6), a=UNIT, z=listed(4), b=UNIT)
+    dimensions = halton_dimensions.assign(spaces)
+    assert len(set(dimensions.values())) == 5
+    # The list of six is even where it stands; 7 is 1 modulo 3, and 4 is a power of 2.
+    assert [dimension_of(name, spaces) for name in spaces] == [7, 3, 5, 2, 11]
+
+
+def test_dealing_out_a_dimension_keeps_the_distribution_uniform():
+    space = parsed(x=listed(3))["x"]
+    deal = halton_dimensions.evenly(space, 7)
+    grid = (np.arange(7**4) + 0.5) / 7**4
+    counts = collections.Counter(space.value(deal(u)) for u in grid)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    # Two of seven cells each, and the last cell shared in the same way.
+    assert [space.value(deal((cell + 0.5) / 7)) for cell in range(6)] == [
+        "v0", "v0", "v1", "v1", "v2", "v2",
+    ]  # fmt: skip
+
+
+@pytest.mark.playbook("halton-sequence", "low-discrepancy-points")
+def test_stored_points_are_ten_times_as_even_as_random_ones(load, tmp_path):
+    from scipy.stats import qmc
+
+    spec = load(
+        num_trials=100,
+        nuisance={"hparams.learning_rate": UNIT, "hparams.label_smoothing": UNIT | {"high": 0.5}},
+    )
+    study = StudyDirectory(tmp_path / "s")
+    study.write(spec, launcher.extend([], spec))
+    study.release()
+    rows = trial.read_json(tmp_path / "s" / "study.json")["trials"]
+    points = np.array([list(row["parameters"].values()) for row in rows]) * [1, 2]
+    rng = np.random.default_rng(0)
+    random = np.median([qmc.discrepancy(rng.random((100, 2))) for _ in range(50)])
+    assert qmc.discrepancy(points) < random / 10
+
+
+@pytest.mark.playbook("uniform-search-instead")
+def test_uniform_points_are_independent_and_have_prefixes():
+    spaces = parsed(a=UNIT, b=UNIT, x=listed(4))
+    rows = samplers.sample("uniform", spaces, 400, seed=5)
+    assert samplers.sample("uniform", spaces, 100, seed=5) == rows[:100]
+    assert samplers.sample("uniform", spaces, 100, seed=6) != rows[:100]
+    a, b = np.array([[row["a"], row["b"]] for row in rows]).T
+    # Four standard errors each: of a mean, 1/√(12·400); of a correlation, 1/√400.
+    assert abs(a.mean() - 0.5) < 4 * 0.0144
+    assert abs(np.corrcoef(a, b)[0, 1]) < 4 * 0.05
+    assert abs(np.corrcoef(a[1:], a[:-1])[0, 1]) < 4 * 0.05
+    # Unlike Halton points, which have one in each half of every pair, some pairs share a half.
+    assert any(
+        (first < 0.5) == (second < 0.5) for first, second in zip(a[::2], a[1::2], strict=True)
+    )
+
+
+@pytest.mark.playbook("grid-in-two-dimensions")
+def test_a_grid_has_all_combinations_bounds_included(load):
+    spec = load(
+        algorithm="grid",
+        num_trials=None,
+        nuisance={
+            "hparams.learning_rate": RATE | {"points": 4},
+            "hparams.warmup_steps": {"scale": "linear", "low": 0, "high": 20, "type": "int", "points": 3},
+            "optimizer": {"values": ["adam", "sgd"]},
+        },
+    )  # fmt: skip
+    assert spec.num_trials == 24
+    rows = design.points(spec)
+    assert [row["optimizer"] for row in rows[:4]] == ["adam", "sgd", "adam", "sgd"]
+    rates = sorted({row["hparams.learning_rate"] for row in rows})
+    assert rates == pytest.approx([1e-3, 1e-2, 1e-1, 1.0], rel=1e-12)
+    assert (rates[0], rates[-1]) == (1e-3, 1.0)  # exactly
+    expected = set(itertools.product(rates, (0, 10, 20), ("adam", "sgd")))
+    assert {tuple(row.values()) for row in rows} == expected
+
+
+def test_a_listed_study_takes_its_points_as_they_are(load, tmp_path):
+    points = [
+        {"hparams.learning_rate": 0.1, "model.hidden_sizes": [64]},
+        {"model.hidden_sizes": [64, 64], "hparams.learning_rate": 1},
+    ]
+    spaces = {
+        "hparams.learning_rate": RATE,
+        "model.hidden_sizes": {"values": [[64], [64, 64]]},
+        "dataset.source": {"values": ["memory", "tf_data"]},
+    }
+    points = [p | {"dataset.source": "memory"} for p in points]
+    spec = load(algorithm="list", num_trials=None, nuisance=spaces, points=points)
+    assert design.points(spec) == [
+        {
+            "hparams.learning_rate": rate,
+            "model.hidden_sizes": sizes,
+            "dataset.source": "memory",
+        }
+        for rate, sizes in ((0.1, (64,)), (1.0, (64, 64)))
+    ]
+    (tmp_path / "points.csv").write_text(
+        'hparams.learning_rate,model.hidden_sizes,dataset.source\n0.1,[64],memory\n1,"[64, 64]",memory\n'
+    )
+    from_file = load(algorithm="list", num_trials=2, nuisance=spaces, points="points.csv")
+    assert design.points(from_file) == design.points(spec)
+
+
+def test_a_listed_study_grows_at_its_end(load, tmp_path):
+    points = [{"hparams.learning_rate": rate} for rate in (0.1, 0.2, 0.3)]
+    study = StudyDirectory(tmp_path / "s")
+    spec = load(algorithm="list", num_trials=None, points=points[:2])
+    study.write(spec, launcher.extend([], spec))
+    study.trial_directory(0).mkdir(parents=True)
+    longer = load(algorithm="list", num_trials=None, points=points)
+    trials = launcher.extend(study.stored_trials(longer), longer)
+    assert [row["parameters"] for row in trials] == points
+    for other in (points[::-1], [points[2], points[1]]):
+        turned = load(algorithm="list", num_trials=None, points=other)
+        with pytest.raises(UsageError, match="trial 0 of the list is not what the study has start"):
+            launcher.extend(study.stored_trials(turned), turned)
+    study.release()
+
+
+@pytest.mark.playbook("study-as-a-list")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"points": None}, "algorithm 'list' needs 'points'"),
+        ({"points": []}, "points lists no trial"),
+        ({"points": 3}, "points must be a list like"),
+        ({"points": "no.csv"}, "no.csv cannot be read"),
+        ({"points": [{"hparams.learning_rate": 0.1}] * 2}, "trials 0 and 1 are the same"),
+        ({"points": [{}]}, "points[0] lacks hparams.learning_rate"),
+        ({"points": [{"hparams.learning_rate": 2.0}]}, "points[0]: hparams.learning_rate = 2.0 is n"),
+        ({"points": [{"hparams.learning_rate": True}]}, "= True is not in its space"),
+        (
+            {"points": [{"hparams.learning_rat": 0.1}]},
+            "which is neither scientific nor nuisance; did you mean 'hparams.learning_rate'?",
+        ),
+        (
+            {"points": [{"hparams.learning_rate": 0.1}], "num_trials": 2},
+            "the list has 1 trials, which is smaller than num_trials 2",
+        ),
+        (
+            {"points": [{"hparams.learning_rate": 0.1}, {"hparams.learning_rate": 0.2}], "num_trials": 1},
+            "the list has 2 trials, which is larger than num_trials 1",
+        ),
+        ({"algorithm": "halton"}, "the study config lacks 'num_trials'"),
+        (
+            {"algorithm": "halton", "num_trials": 3, "points": [{}]},
+            "'points' are for algorithm 'list', not for 'halton'",
+        ),
+        ({"algorithm": "grid"}, "hparams.learning_rate: a grid needs the number of its values"),
+        (
+            {"algorithm": "grid", "nuisance": {"hparams.learning_rate": RATE | {"points": 9}}, "num_trials": 8},
+            "the grid has 9 trials, which is larger than num_trials 8",
+        ),
+        (
+            {
+                "algorithm": "grid",
+                "nuisance": {
+                    "batch_size": {"scale": "linear", "low": 1, "high": 3, "type": "int", "points": 4}
+                },
+            },
+            "4 points from 1 to 3 are not different ones",
+        ),
+        ({"baseline": 1}, "baseline must be True or False; it is 1"),
+        (
+            {"points": [{"hparams.learning_rate": 0.2}, {"hparams.learning_rate": 0.1}], "baseline": True},
+            "trials 0 and 2 are the same",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_points_end_with_one_line(load, changes, message):
+    with pytest.raises(UsageError) as error:
+        design.points(load(**{"algorithm": "list", "num_trials": None} | changes))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hparams.learning_rate\n0.1,0.2\n", "row 1 has not as many cells"),
+        ("hparams.learning_rate,optimizer\n0.1\n", "row 1 has not as many cells"),
+        ("hparams.learning_rate\nmuch\n", "hparams.learning_rate = 'much' is not in its space"),
+        ("hparams.learning_rate\nNaN\n", "hparams.learning_rate = nan is not in its space"),
+        ("", "points lists no trial"),
+    ],
+)
+def test_bad_csv_files_end_with_one_line(load, tmp_path, text, message):
+    (tmp_path / "points.csv").write_text(text)
+    with pytest.raises(UsageError) as error:
+        load(algorithm="list", num_trials=None, points="points.csv")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.playbook("well-tuned-baseline")
+def test_the_baseline_is_trial_0_and_outside_of_the_sequence(load, tmp_path):
+    changes = {
+        "fixed": {"hparams.momentum": 0.8},
+        "nuisance": {
+            "hparams.learning_rate": RATE,
+            "hparams.clip_norm": {"scale": "log", "low": 0.1, "high": 10.0},
+            "model.hidden_sizes": {"values": [[64], [64, 64]]},
+        },
+    }
+    with_baseline = load(baseline=True, num_trials=9, **changes)
+    rows = design.points(with_baseline)
+    assert len(rows) == 9
+    # The base config's own values, though its clip_norm of 0 lies outside of the space.
+    assert rows[0] == {
+        "hparams.learning_rate": 0.1,
+        "hparams.clip_norm": 0.0,
+        "model.hidden_sizes": (128, 128),
+    }
+    assert rows[1:] == design.points(load(num_trials=8, **changes))
+    study = StudyDirectory(tmp_path / "s")
+    study.write(with_baseline, launcher.extend([], with_baseline))
+    study.trial_directory(0).mkdir(parents=True)
+    longer = load(baseline=True, num_trials=20, **changes)
+    grown = launcher.extend(study.stored_trials(longer), longer)
+    assert [row["parameters"] for row in grown] == design.points(longer)
+    assert [row["parameters"] for row in grown[:9]] == rows
+    with pytest.raises(UsageError, match="baseline: True →"):
+        study.stored_trials(load(num_trials=20, **changes))
+    study.release()
+
+
+def test_booleans_and_tuples_reach_the_config_as_they_are(load):
+    spec = load(
+        nuisance={
+            "record_group_norms": {"values": [True, False]},
+            "model.hidden_sizes": {"values": [[32], [32, 32]]},
+        }
+    )
+    configs = [
+        specification.trial_config(spec.base_config, t, json.loads(json.dumps(p)), False)
+        for t, p in enumerate(design.points(spec))
+    ]
+    assert {(c.record_group_norms, c.model.hidden_sizes) for c in configs} == set(
+        itertools.product((True, False), ((32,), (32, 32)))
+    )
+    assert all(type(c.record_group_norms) is bool for c in configs)
+    assert math.isclose(sum(c.record_group_norms for c in configs), 10)
