@@ -13,8 +13,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from playbook_jax import parallel
+from playbook_jax import parallel, splits
 from playbook_jax.errors import UsageError
+from playbook_jax.records import RecordSplit
 from playbook_jax.workload import Workload
 
 Arrays = Mapping[str, np.ndarray]
@@ -46,18 +47,21 @@ def padded_batches(arrays: Arrays, batch_size: int) -> dict[str, np.ndarray]:
     }
 
 
-def train_sample(arrays: Arrays, size: int) -> Arrays:
-    """Returns the fixed sample of the training set behind the periodic metrics `train/…`.
-
-    Evenly spaced, so that it does not depend on the seed and represents a sorted file too.
-    """
-    chosen = sample_numbers(size, len(next(iter(arrays.values()))))
-    return {name: x[chosen] for name, x in arrays.items()}
+def train_sample(train: splits.Split, size: int) -> splits.Split:
+    """Returns the fixed sample of the training set behind the periodic metrics `train/…`."""
+    return splits.only(train, train_sample_numbers(train, size))
 
 
-def train_sample_size(config: ConfigDict, arrays: Mapping[str, Arrays]) -> int:
+def train_sample_numbers(train: splits.Split, size: int) -> np.ndarray:
+    """Returns which examples that sample consists of."""
+    if isinstance(train, RecordSplit):
+        return train.sample_numbers(size)
+    return sample_numbers(size, splits.size(train))
+
+
+def train_sample_size(config: ConfigDict, arrays: Mapping[str, splits.Split]) -> int:
     """Returns how large the sample of a run is; `arrays` has every split's."""
-    return config.eval_train_examples or len(next(iter(arrays["validation"].values())))
+    return config.eval_train_examples or splits.size(arrays["validation"])
 
 
 def sample_numbers(size: int, total: int) -> np.ndarray:
@@ -65,17 +69,17 @@ def sample_numbers(size: int, total: int) -> np.ndarray:
     return np.linspace(0, total, min(size, total), endpoint=False).astype(int)
 
 
-def chosen_examples(chosen: int | Sequence[int], arrays: Arrays) -> np.ndarray:
+def chosen_examples(chosen: int | Sequence[int], split: splits.Split) -> np.ndarray:
     """Returns the numbers of the examples that `config.save_predictions` chooses.
 
     Args:
       chosen: how many, evenly spaced, or which ones.
-      arrays: of the split.
+      split: whose examples these are.
 
     Raises:
       UsageError: it is neither, or a number is out of range.
     """
-    total = len(next(iter(arrays.values())))
+    total = splits.size(split)
     numbers = chosen if isinstance(chosen, tuple | list) else (chosen,)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
         raise UsageError(

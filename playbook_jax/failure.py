@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from playbook_jax import parallel, trial
+from playbook_jax.errors import InputError
 
 _LONG = 500
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
@@ -24,7 +25,8 @@ def conclude(writer: trial.Writer, error: Exception) -> dict[str, Any]:
       error: what ended the run; now being handled.
     """
     reason = _reason(error)
-    if not reason.startswith("disk full"):  # which is no matter of where in the code
+    # Neither a full disk nor bad data is a matter of where in the code.
+    if not isinstance(error, InputError) and not reason.startswith("disk full"):
         traceback.print_exc()
     print(f"error: {reason}", file=sys.stderr)
     status = writer.status | {"state": trial.FAILED, "reason": reason}
@@ -39,6 +41,8 @@ def conclude(writer: trial.Writer, error: Exception) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
     # Before the next: the checkpoints' storage calls a full disk RESOURCE_EXHAUSTED too.
     if any(message in text for message in _FULL):
         return "disk full: nothing more can be written; the same command goes on once there is room"

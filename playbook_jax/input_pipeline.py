@@ -1,10 +1,13 @@
-"""Training batches: a pure function of (seed, step), from memory or from tf.data.
+"""Training batches: a pure function of (seed, step), from memory, from tf.data or from files.
 
-The data set is dealt into shards, example i into shard i mod `num_shards`. Shard s goes through its
-examples in the order of `epoch_order(seed, s, epoch)`, epoch after epoch, nothing dropped; batch t
-concatenates each shard's t-th stretch, of which a host makes those of its own shards. So batches
-depend neither on how many devices or hosts share
-the work nor on where a run was interrupted, and both sources give the same.
+The data set is dealt into shards, each with an order of its own in every epoch; a shard goes through
+its examples epoch after epoch, nothing dropped, and batch t concatenates each shard's t-th stretch, of
+which a host makes those of its own shards. So batches depend neither on how many devices or hosts
+share the work nor on where a run was interrupted.
+
+Arrays are dealt example by example (i to shard i mod `num_shards`), in the order of
+`epoch_order(seed, shard, epoch)`: from memory and from tf.data come the same batches. Records are
+dealt file by file, in an order that can be streamed: see `streaming`.
 """
 
 import functools
@@ -14,8 +17,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from playbook_jax import parallel
+from playbook_jax import parallel, splits, streaming
 from playbook_jax.errors import UsageError, unknown
+from playbook_jax.lazy_tensorflow import import_tensorflow
+from playbook_jax.records import Arrayed, RecordSplit
+from playbook_jax.workload import Workload
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -89,14 +95,19 @@ def num_shards_of(config: ConfigDict) -> int:
 class MemorySource:
     """The data set lies on the device, and the step gathers its batch by the indices it is fed."""
 
-    def __init__(self, arrays: Arrays, orders: list[ShardOrder]) -> None:
-        """Takes the training arrays and the shards' orders."""
-        self._orders = orders
+    def __init__(self, config: ConfigDict, workload: Workload, train: Arrays) -> None:
+        """Takes the training arrays."""
+        self._orders = shard_orders(config, splits.size(train))
 
     @staticmethod
-    def resident(arrays: Arrays) -> Any:
+    def read(workload: Workload) -> Mapping[str, splits.Split]:
+        """Returns the data of every split, its integers checked where evaluations see them."""
+        return _arrays(workload)
+
+    @staticmethod
+    def resident(train: Arrays) -> Any:
         """Returns what is to lie on every device for the whole run."""
-        return dict(arrays)
+        return dict(train)
 
     @staticmethod
     def gather(resident: Any, fed: Any) -> Any:
@@ -108,17 +119,15 @@ class MemorySource:
         return np.concatenate([order.indices(step, num_steps) for order in self._orders], axis=1)
 
 
-class TfDataSource:
-    """tf.data gathers, batches and prefetches on the host while the device works."""
+class _HostSource:
+    """Batches are made on the host, ahead of the steps; `feed` waits only for those it returns."""
 
-    def __init__(self, arrays: Arrays, orders: list[ShardOrder]) -> None:
-        """Takes the training arrays and the shards' orders."""
-        self._arrays, self._orders = arrays, orders
-        self._batches: Iterator[Any] = iter(())
+    def __init__(self) -> None:
+        self._batches: Iterator[Arrays] = iter(())
         self._next_step = -1
 
     @staticmethod
-    def resident(arrays: Arrays) -> Any:
+    def resident(train: Any) -> Any:
         """Returns nothing: batches come from the host."""
         return ()
 
@@ -130,13 +139,34 @@ class TfDataSource:
     def feed(self, step: int, num_steps: int) -> Any:
         """Returns the input of `num_steps` steps from `step` on, first axis the steps."""
         if step != self._next_step:
-            self._batches = self._dataset(step).as_numpy_iterator()
-        self._next_step = step + num_steps
-        batches = [next(self._batches) for _ in range(num_steps)]
-        return {name: np.stack([batch[name] for batch in batches]) for name in self._arrays}
+            self._batches, self._next_step = self._from(step), step
+        batches = []
+        for _ in range(num_steps):
+            batches.append(next(self._batches))
+            self._next_step += 1
+        if num_steps == 1:  # without a copy
+            return {name: x[None] for name, x in batches[0].items()}
+        return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
-    def _dataset(self, step: int) -> Any:
+    def _from(self, step: int) -> Iterator[Arrays]:
         """Returns the batches from `step` on, without producing those before."""
+        raise NotImplementedError
+
+
+class TfDataSource(_HostSource):
+    """tf.data gathers, batches and prefetches on the host while the device works."""
+
+    def __init__(self, config: ConfigDict, workload: Workload, train: Arrays) -> None:
+        """Takes the training arrays."""
+        super().__init__()
+        self._arrays, self._orders = train, shard_orders(config, splits.size(train))
+
+    @staticmethod
+    def read(workload: Workload) -> Mapping[str, splits.Split]:
+        """Returns the data of every split."""
+        return _arrays(workload)
+
+    def _from(self, step: int) -> Iterator[Arrays]:
         tf = import_tensorflow()
         shards = tuple(self._shard_indices(tf, order, step) for order in self._orders)
         indices = tf.data.Dataset.zip(shards).map(lambda *parts: tf.concat(parts, axis=0))
@@ -146,7 +176,7 @@ class TfDataSource:
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
     @staticmethod
     def _shard_indices(tf: Any, order: ShardOrder, step: int) -> Any:
@@ -160,8 +190,71 @@ class TfDataSource:
         return epochs.flat_map(one_epoch).skip(start).batch(order.stretch, drop_remainder=True)
 
 
-SOURCES = {"memory": MemorySource, "tf_data": TfDataSource}
-Source = MemorySource | TfDataSource
+class TfdsSource(_HostSource):
+    """Records are streamed from TFRecord files, decoded and augmented on the host, or by a service."""
+
+    def __init__(self, config: ConfigDict, workload: Workload, train: RecordSplit) -> None:
+        """Takes the training records; reads them only where `dataset.cache` wants them in memory.
+
+        Raises:
+          UsageError: the config asks for what does not go together, or the cache can't be filled.
+        """
+        super().__init__()
+        num_shards = num_shards_of(config)
+        options = config.dataset
+        self._service, cache = options.get("service", ""), options.get("cache", False)
+        if self._service and cache:
+            raise UsageError(
+                "dataset.cache keeps decoded examples in this process, dataset.service decodes them in "
+                "others: choose one"
+            )
+        if self._service:
+            streaming.check_service(self._service)
+        self._shards = [
+            streaming.make_shard(
+                train,
+                config.seed,
+                shard,
+                num_shards,
+                config.batch_size,
+                options.get("shuffle_buffer", streaming.SHUFFLE_BUFFER),
+            )
+            for shard in parallel.host_part(num_shards)
+        ]
+        self._ranges = workload.ranges()
+        self._cached = [shard.split.arrays() for shard in self._shards] if cache else None
+
+    @staticmethod
+    def read(workload: Workload) -> Mapping[str, splits.Split]:
+        """Returns the records of every split, and reads nothing."""
+        records = workload.records()
+        return {name: records.split(name) for name in records.splits}
+
+    def feed(self, step: int, num_steps: int) -> Any:
+        """Returns the input of `num_steps` steps from `step` on, first axis the steps.
+
+        Raises:
+          InputError: a file is damaged, a record cannot be decoded, or an integer is out of its range.
+        """
+        tf = import_tensorflow()
+        try:
+            return super().feed(step, num_steps)
+        except tf.errors.OpError as error:
+            raise streaming.explain(self._shards, self._next_step, error) from error
+
+    def _from(self, step: int) -> Iterator[Arrays]:
+        if self._service:
+            batches = streaming.service_batches(self._shards, self._service, step)
+        else:
+            batches = streaming.local_batches(self._shards, self._cached, step)
+        for number, batch in enumerate(batches, start=step):
+            where = functools.partial(streaming.where, self._shards, number)
+            splits.check_ranges(batch, self._ranges, where)
+            yield batch
+
+
+SOURCES = {"memory": MemorySource, "tf_data": TfDataSource, "tfds": TfdsSource}
+Source = MemorySource | TfDataSource | TfdsSource
 
 
 def source_class(name: str) -> type[Source]:
@@ -175,17 +268,25 @@ def source_class(name: str) -> type[Source]:
     return SOURCES[name]
 
 
-def make_source(config: ConfigDict, arrays: Arrays) -> Source:
-    """Returns the source of a run's training batches; `arrays` is the training set."""
-    size = len(next(iter(arrays.values())))
-    return source_class(config.dataset.source)(arrays, shard_orders(config, size))
+def make_source(config: ConfigDict, workload: Workload, train: Any) -> Source:
+    """Returns the source of a run's training batches; `train` is the training set."""
+    return source_class(config.dataset.source)(config, workload, train)
 
 
-@functools.cache
-def import_tensorflow() -> Any:
-    """Returns TensorFlow, imported on first use (it takes seconds) and kept off the accelerators."""
-    import tensorflow as tf
+def _arrays(workload: Workload) -> Mapping[str, Arrays]:
+    """Returns the arrays of every split, checked as far as a run sees them.
 
-    tf.config.set_visible_devices([], "GPU")
-    tf.config.set_visible_devices([], "TPU")
-    return tf
+    Raises:
+      InputError: an integer is out of its range.
+      UsageError: the workload augments what it streams.
+    """
+    found = workload.splits()
+    if isinstance(found, Arrayed) and found.augments:
+        raise UsageError(
+            f"the workload {workload.config.workload!r} augments its examples as they are streamed: "
+            "dataset.source must be 'tfds' (dataset.cache=True keeps them in memory)"
+        )
+    for name in ("train", "validation"):
+        where = functools.partial("example {1} of {0}".format, name)
+        splits.check_ranges(found[name], workload.ranges(), where)
+    return found

@@ -15,12 +15,14 @@ from ml_collections import ConfigDict
 from playbook_jax import (
     config as config_lib,
     evaluation,
+    evaluation_batches,
     group_norms,
     input_pipeline,
     optimizers,
     parallel,
     parameter_rules,
     schedules,
+    splits,
     train_step,
     trial,
     workload as workload_lib,
@@ -41,9 +43,9 @@ class Program:
 
     Attributes:
       workload: the model, its loss and metrics.
-      arrays: the data of every split, on the host.
+      arrays: the data of every split: arrays on the host, or the records that are streamed.
       resident: what of the training set lies on the devices.
-      splits: the padded batches of PERIODIC_SPLITS, on the devices.
+      splits: the padded batches of PERIODIC_SPLITS, see `evaluation_batches`.
       metrics: the names of the metrics.
       columns: the names of the per-step records' columns.
       rules: which parameters are frozen, learn slower, or decay.
@@ -58,9 +60,9 @@ class Program:
     """
 
     workload: workload_lib.Workload
-    arrays: Mapping[str, Mapping[str, np.ndarray]]
+    arrays: Mapping[str, splits.Split]
     resident: Any
-    splits: Mapping[str, Any]
+    splits: Mapping[str, evaluation_batches.Batches]
     metrics: tuple[str, ...]
     columns: tuple[str, ...]
     rules: parameter_rules.ParameterRules
@@ -114,24 +116,20 @@ class Program:
     ) -> dict[str, Any]:
         """Returns the sums of the metrics over a split, while the devices still compute them."""
         sums = {name: np.zeros((parallel.device_count(), 2), np.float32) for name in self.metrics}
-        data = self.splits[split]
-        for index in range(data["weight"].shape[1]):
+        batches = self.splits[split]
+        for number, (data, index) in enumerate(batches, start=1):
             sums = self.evaluate(
-                variables["params"],
-                variables["batch_stats"],
-                data,
-                np.int32(index),
-                hparams,
-                sums,
+                variables["params"], variables["batch_stats"], data, index, hparams, sums
             )
+            if batches.most_in_flight and number % batches.most_in_flight == 0:
+                jax.block_until_ready(sums)
         return sums
 
     def start_predictions(self, variants: Variants, hparams: Any) -> list[dict[str, Any]]:
         """Returns, a batch each, the predictions of `examples`, while the devices compute them."""
-        data = self.splits.get("examples", {"weight": np.zeros((1, 0))})
         return [
-            self.predict(variants, data, np.int32(index), hparams)
-            for index in range(data["weight"].shape[1])
+            self.predict(variants, data, index, hparams)
+            for data, index in self.splits.get("examples", ())
         ]
 
 
@@ -157,16 +155,17 @@ def _build(static_part: str) -> Program:
     config = config_lib.from_dict(json.loads(static_part))
     source = input_pipeline.source_class(config.dataset.source)
     workload = workload_lib.find(config.workload)(config)
-    arrays = workload.splits()
-    size = len(next(iter(arrays["train"].values())))
-    _check_batch_sizes(config, size)
+    arrays = source.read(workload)
+    train, validation = (arrays[split] for split in PERIODIC_SPLITS)
+    _check_batch_sizes(config, splits.size(train))
+    one = splits.template(train)
 
     hparams = {name: np.float32(0) for name in config.hparams}
     variables = jax.eval_shape(workload.init, jax.random.key(0))
     rules = parameter_rules.of_config(config, variables["params"])
-    _check_batch_norm(config, workload, variables, arrays["train"], hparams)
-    examples = evaluation.chosen_examples(config.save_predictions, arrays["validation"])
-    metrics = evaluation.metric_names(workload, arrays["train"], variables, hparams)
+    _check_batch_norm(config, workload, variables, one, hparams)
+    examples = evaluation.chosen_examples(config.save_predictions, validation)
+    metrics = evaluation.metric_names(workload, one, variables, hparams)
     polyak = "polyak_decay" in config.hparams
     names = [
         f"{split}/{variant}{metric}"
@@ -178,14 +177,12 @@ def _build(static_part: str) -> Program:
         raise unknown("checkpoint.metric", config.checkpoint.metric, names)
 
     samples = {
-        "train": evaluation.train_sample(
-            arrays["train"], evaluation.train_sample_size(config, arrays)
-        ),
-        "validation": arrays["validation"],
+        "train": evaluation.train_sample(train, evaluation.train_sample_size(config, arrays)),
+        "validation": validation,
     }
     if len(examples):
-        evaluation.check_predictions(workload, arrays["validation"], variables, hparams)
-        samples["examples"] = {name: x[examples] for name, x in arrays["validation"].items()}
+        evaluation.check_predictions(workload, splits.template(validation), variables, hparams)
+        samples["examples"] = splits.only(validation, examples)
     run_steps = train_step.make_run_steps(
         workload,
         config.optimizer,
@@ -206,11 +203,9 @@ def _build(static_part: str) -> Program:
     return Program(
         workload=workload,
         arrays=arrays,
-        resident=parallel.replicate(source.resident(arrays["train"])),
+        resident=parallel.replicate(source.resident(train)),
         splits={
-            name: jax.tree.map(
-                parallel.place, evaluation.padded_batches(sample, config.eval_batch_size)
-            )
+            name: evaluation_batches.make(sample, config.eval_batch_size, workload.ranges())
             for name, sample in samples.items()
         },
         metrics=tuple(metrics),

@@ -36,7 +36,7 @@ from playbook_jax import (
     transfer,
     trial,
 )
-from playbook_jax.errors import UsageError
+from playbook_jax.errors import InputError, UsageError
 from playbook_jax.train_step import TrainState
 
 # Done steps, all steps, and a word on how it goes.
@@ -48,7 +48,10 @@ _CALLS_IN_FLIGHT = 8
 
 
 def validate(config: ConfigDict) -> ConfigDict:
-    """Returns the config with its optional keys, after every check that `train` makes.
+    """Returns the config with its optional keys, after every check that `train` makes of it.
+
+    Files are looked at later: the workdir, and what `initialize_from` names, which a resumed run
+    does not need.
 
     Raises:
       UsageError: the config can't be run; nothing has been written.
@@ -106,6 +109,8 @@ def train(
             earlier = trial.read_json(writer.directory / "provenance.json", {}) | run.origin
             writer.write("provenance.json", provenance.collect(command, config.seed, earlier))
             return run.to_the_end(should_stop)
+    except InputError as error:
+        return failure.conclude(writer, error)
     except UsageError:
         raise
     except Exception as error:
@@ -176,7 +181,9 @@ class _Run:
         self._hparams = train_step.cast_hparams(config.hparams)
         self._max_train_steps = np.float32(config.max_train_steps)
         self._total = config_lib.total_steps(config)
-        self._source = input_pipeline.make_source(config, self._program.arrays["train"])
+        self._source = input_pipeline.make_source(
+            config, self._program.workload, self._program.arrays["train"]
+        )
         self._state = self._program.init(config.seed)
         writer.write("steps.json", {"columns": self._program.columns})
         self.origin: Mapping[str, Any] = {}  # what is to be said of it in the provenance

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from playbook_jax.errors import UsageError, unknown
+from playbook_jax.records import Arrayed, Records
 
 Batch = Mapping[str, Any]
 # For each example how much it adds to a metric's numerator and denominator, both of shape [batch].
@@ -26,7 +27,10 @@ PerExample = tuple[Any, Any]
 
 
 class Workload:
-    """A model, its loss and metrics, and its data. Every method but `splits` is a pure function."""
+    """A model, its loss and metrics, and its data: `splits` or `records`, or both.
+
+    Every method but these two is a pure function.
+    """
 
     def __init__(self, config: ConfigDict) -> None:
         """Builds the model from the static part of the config (never from `config.hparams`)."""
@@ -35,9 +39,28 @@ class Workload:
     def splits(self) -> Mapping[str, Mapping[str, np.ndarray]]:
         """Returns the arrays of "train", "validation" and "test", the first axis the examples.
 
-        The split must not depend on `config.seed`: replicates are to see the same data.
+        The split must not depend on `config.seed`: replicates are to see the same data. A workload
+        with `records` needs no method of its own: these are read into memory when they are asked for.
         """
-        raise NotImplementedError
+        return Arrayed(self.records())
+
+    def records(self) -> Records:
+        """Returns the TFRecord files that are streamed where `dataset.source` is "tfds".
+
+        Raises:
+          UsageError: the workload has none.
+        """
+        raise UsageError(
+            f"the workload {self.config.workload!r} has no method records(), so it cannot be streamed: "
+            "dataset.source must be 'memory' or 'tf_data'"
+        )
+
+    def ranges(self) -> Mapping[str, int]:
+        """Returns how many values an integer of the data may take, by name: {"label": 10} for 0 to 9.
+
+        An example with another value ends the run, and is named.
+        """
+        return {}
 
     def init(self, rng: Any) -> dict[str, Any]:
         """Returns the variables: `params`, and `batch_stats` where the model keeps some."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from playbook_jax import input_pipeline
+from playbook_jax import input_pipeline, workload as workload_lib
 from playbook_jax.errors import UsageError
 from tests import small
 
@@ -64,9 +64,10 @@ def test_shards_keep_to_their_examples_and_their_own_order():
 def test_tf_data_gives_the_same_batches_as_memory(arrays, num_shards):
     config = small.digits(batch_size=32, dataset__num_shards=num_shards)
     sources = {}
-    for name in input_pipeline.SOURCES:
+    workload = workload_lib.find("digits")(config)
+    for name in ("memory", "tf_data"):
         config = small.digits(batch_size=32, dataset__num_shards=num_shards, dataset__source=name)
-        sources[name] = input_pipeline.make_source(config, arrays)
+        sources[name] = input_pipeline.make_source(config, workload, arrays)
     # Goes over epochs; step 11 after step 5 is where a resumed run begins.
     for step, num_steps in [(0, 3), (3, 2), (11, 7)]:
         expected = batches(sources["memory"], arrays, step, num_steps)

@@ -22,7 +22,8 @@ CLASSES = 10
 
 
 @functools.cache
-def _splits() -> dict[str, dict[str, np.ndarray]]:
+def load() -> dict[str, dict[str, np.ndarray]]:
+    """Returns images (uint8 from 0 to 16, [n, 8, 8, 1]) and labels (int32, [n]) of each split."""
     # The file is read without importing scikit-learn, which would take two seconds.
     root = importlib.util.find_spec("sklearn").submodule_search_locations[0]
     table = np.loadtxt(Path(root) / "datasets" / "data" / "digits.csv.gz", np.uint8, delimiter=",")
@@ -108,7 +109,11 @@ class Digits(Workload):
 
     def splits(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns images (uint8 from 0 to 16, [n, 8, 8, 1]) and labels (int32, [n])."""
-        return _splits()
+        return load()
+
+    def ranges(self) -> dict[str, int]:
+        """Returns how many classes there are."""
+        return {"label": CLASSES}
 
     def init(self, rng: Any) -> dict[str, Any]:
         """Returns freshly drawn parameters."""

@@ -1,0 +1,557 @@
+"""Batches streamed from TFRecord files: their order, what they hold, and where they go wrong."""
+
+import gc
+import itertools
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from playbook_jax import (
+    config as config_lib,
+    evaluation_batches,
+    input_pipeline,
+    parallel,
+    program,
+    records as records_lib,
+    splits,
+    streaming,
+    train,
+    trial,
+)
+from playbook_jax.errors import InputError, UsageError
+from playbook_jax.lazy_tensorflow import import_tensorflow
+from tests import small, tiny_records
+from tests.tiny_records import SIZE
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    return tiny_records.write(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def copied(builder, tmp_path):
+    """The data set in a place where it may be damaged."""
+    place = tmp_path / "tiny_records" / "1.0.0"
+    shutil.copytree(builder.data_dir, place)
+    return records_lib.find_builder("tiny_records", str(tmp_path))
+
+
+class Streamed:
+    """As much of a workload as a source asks for."""
+
+    def __init__(self, records, ranges=None):
+        self._records, self._ranges = records, ranges or {}
+
+    def records(self):
+        return self._records
+
+    def ranges(self):
+        return self._ranges
+
+
+def source(records, *, ranges=None, batch_size=8, seed=0, num_shards=1, **dataset):
+    config = small.digits(batch_size=batch_size, seed=seed).to_dict()
+    config["dataset"] = {"source": "tfds", "num_shards": num_shards, "shuffle_buffer": 16} | dataset
+    workload = Streamed(records, ranges)
+    train_split = input_pipeline.TfdsSource.read(workload)["train"]
+    return input_pipeline.make_source(config_lib.from_dict(config), workload, train_split)
+
+
+def ids(builder, step=0, num_steps=SIZE, records=None, **dataset):
+    """The ids of batches, [num_steps, batch size]."""
+    records = records or tiny_records.records(builder, features=("id",))
+    return source(records, **dataset).feed(step, num_steps)["id"]
+
+
+def files_of(builder):
+    return sorted(Path(builder.data_dir).glob("*train*"))
+
+
+def on_disk(builder):
+    """id → (file, record), read without the code under test."""
+    tf = import_tensorflow()
+    places = {}
+    for file, path in enumerate(files_of(builder)):
+        for record, data in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
+            feature = tf.train.Example.FromString(data).features.feature
+            places[feature["id"].int64_list.value[0]] = (file, record)
+    return places
+
+
+# The order.
+
+
+@pytest.mark.playbook("batches-by-seed-and-step")
+def test_every_example_once_an_epoch_and_nothing_dropped(builder):
+    epochs = ids(builder).reshape(8, SIZE)  # 101 batches of 8
+    assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+    assert not np.array_equal(ids(builder, seed=1).reshape(8, SIZE)[0], epochs[0])
+
+
+def test_files_come_in_another_order_each_epoch_and_blocks_are_shuffled(builder):
+    places = on_disk(builder)
+    # A buffer of one record shuffles nothing but the files.
+    plain = ids(builder, shuffle_buffer=1).reshape(8, SIZE)
+    orders = []
+    for epoch in plain:
+        runs = [
+            list(run) for _, run in itertools.groupby((places[i] for i in epoch), lambda p: p[0])
+        ]
+        assert sorted(run[0][0] for run in runs) == list(range(tiny_records.FILES))
+        assert all([record for _, record in run] == list(range(len(run))) for run in runs)
+        orders.append(tuple(run[0][0] for run in runs))
+    assert len(set(orders)) > 4  # of 720
+    # 101 records in blocks of at most 16: seven, of 15 and the last of 11.
+    shuffled = ids(builder, shuffle_buffer=16).reshape(8, SIZE)
+    for epoch, unshuffled in zip(shuffled, plain, strict=True):
+        for begin in range(0, SIZE, 15):
+            block, expected = epoch[begin : begin + 15], unshuffled[begin : begin + 15]
+            assert set(block) == set(expected)
+            assert not np.array_equal(block, expected)
+    # Not the same permutation in each block.
+    ranks = {tuple(np.argsort([places[i] for i in epoch[:15]], axis=0)[:, 1]) for epoch in shuffled}
+    assert len(ranks) > 4
+
+
+@pytest.mark.playbook("batches-by-seed-and-step")
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_a_run_goes_on_anywhere(builder, num_shards):
+    whole = ids(builder, 0, 40, num_shards=num_shards)
+    for step, num_steps in [(3, 4), (13, 1), (25, 15)]:
+        part = ids(builder, step, num_steps, num_shards=num_shards)
+        np.testing.assert_array_equal(part, whole[step : step + num_steps])
+    one_source = source(tiny_records.records(builder, features=("id",)), num_shards=num_shards)
+    fed = [one_source.feed(step, n)["id"] for step, n in [(0, 3), (3, 1), (4, 5), (20, 2)]]
+    expected = [whole[0:3], whole[3:4], whole[4:9], whole[20:22]]
+    for got, want in zip(fed, expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_going_on_reads_nothing_of_the_blocks_before(copied):
+    whole = ids(copied, 0, 13)  # an epoch has 12.6 batches
+    places, files = on_disk(copied), files_of(copied)
+    later = {places[i][0] for i in whole[8:12].ravel()} | {places[i][0] for i in whole[12][:5]}
+    before = {places[i][0] for i in whole[:3].ravel()} - later
+    assert before
+    for file in before:
+        files[file].unlink()
+    np.testing.assert_array_equal(ids(copied, 8, 3), whole[8:11])
+
+
+@pytest.mark.playbook("shard-the-files", "seeds-on-several-hosts")
+def test_shards_have_their_own_records_and_hosts_make_their_own_shards(builder, monkeypatch):
+    whole = ids(builder, 0, 30, num_shards=4).reshape(30, 4, 2)
+    places = on_disk(builder)
+    in_order = sorted(range(SIZE), key=places.get)
+    for shard in range(4):
+        seen = set(whole[:, shard].ravel())
+        assert seen == set(in_order[SIZE * shard // 4 : SIZE * (shard + 1) // 4])
+    monkeypatch.setattr(parallel, "host_count", lambda: 2)
+    for host in range(2):
+        monkeypatch.setattr(parallel, "host_index", lambda host=host: host)
+        mine = ids(builder, 0, 30, num_shards=4).reshape(30, 2, 2)
+        np.testing.assert_array_equal(mine, whole[:, 2 * host : 2 * host + 2])
+
+
+@pytest.mark.playbook("shard-the-files")
+def test_shards_of_the_same_files_would_be_shuffled_differently(builder):
+    split = tiny_records.records(builder).split("train")
+    shards = [streaming.make_shard(split, 0, index, 2, 8, 16) for index in (0, 1)]
+    assert not np.array_equal(shards[0].seed, shards[1].seed)
+    other = streaming.make_shard(split, 1, 0, 2, 8, 16)
+    assert not np.array_equal(shards[0].seed, other.seed)
+
+
+# What the examples hold.
+
+
+def test_examples_are_decoded(builder):
+    batch = source(tiny_records.records(builder)).feed(5, 1)
+    assert set(batch) == {"image", "label", "id"}
+    for image, label, number in zip(*(batch[n][0] for n in ("image", "label", "id")), strict=True):
+        np.testing.assert_array_equal(image, tiny_records.image(number))
+        assert label == number % 10
+
+
+def rewrite(path, change):
+    """Writes the records of a file anew, each `change`d as a `tf.train.Example`."""
+    tf = import_tensorflow()
+    examples = [
+        tf.train.Example.FromString(x)
+        for x in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number, example in enumerate(examples):
+            change(number, example)
+            writer.write(example.SerializeToString())
+
+
+@pytest.mark.playbook("drop-unused-features")
+def test_unused_features_are_not_even_parsed(copied):
+    def spoil(number, example):
+        example.features.feature["unused"].bytes_list.value[0] = b"no image"
+
+    for path in files_of(copied):
+        rewrite(path, spoil)
+    assert len(source(tiny_records.records(copied)).feed(0, 13)["id"]) == 13
+    with pytest.raises(InputError, match="Unknown image file format"):
+        source(tiny_records.records(copied, features=("id", "unused"))).feed(0, 1)
+
+
+def shifted(example, seed):
+    tf = import_tensorflow()
+    return {**example, "noise": tf.random.stateless_uniform([2], seed)}
+
+
+@pytest.mark.playbook("tf-data-prefetch")
+def test_batches_are_made_ahead(builder):
+    tf, made = import_tensorflow(), []
+
+    def count(example):
+        counted = tf.numpy_function(lambda i: made.append(i) or i, [example["id"]], tf.int64)
+        return {"id": tf.ensure_shape(counted, [])}
+
+    records = tiny_records.records(builder, features=("id",), preprocess=count)
+    one_source = source(records)
+    one_source.feed(0, 1)
+    deadline = time.monotonic() + 10
+    while len(made) < 3 * 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(made) >= 3 * 8  # nobody asked for the second and the third batch
+
+
+@pytest.mark.playbook("batches-by-seed-and-step")
+def test_augmentation_is_a_function_of_seed_and_position(builder):
+    records = tiny_records.records(builder, features=("id",), augment=shifted)
+    whole = source(records).feed(0, 26)
+    noise = whole["noise"].reshape(-1, 2)
+    assert len(np.unique(noise, axis=0)) == len(noise)  # also of the same example in two epochs
+    np.testing.assert_array_equal(source(records).feed(9, 4)["noise"], whole["noise"][9:13])
+    assert not np.array_equal(source(records, seed=1).feed(0, 1)["noise"][0], whole["noise"][0])
+    assert "noise" not in records.split("validation").arrays()
+
+
+@pytest.mark.playbook("encoded-on-disk")
+def test_preprocessing_may_decode_by_itself(builder):
+    tf = import_tensorflow()
+
+    def decode(example):
+        return {"mean": tf.reduce_mean(tf.cast(tf.io.decode_png(example["image"]), tf.float32))}
+
+    records = tiny_records.records(
+        builder, features=("image",), encoded=("image",), preprocess=decode
+    )
+    means = records.split("train").arrays()["mean"]
+    expected = [tiny_records.image(i).mean() for i in range(SIZE)]
+    np.testing.assert_allclose(np.sort(means), np.sort(expected), rtol=1e-6)
+
+
+@pytest.mark.playbook("preprocess-once", "data-far-away")
+def test_cached_examples_are_the_same_and_files_are_read_once(copied):
+    records = tiny_records.records(copied, augment=shifted)
+    expected = source(records, num_shards=2).feed(7, 20)
+    cached = source(records, num_shards=2, cache=True)
+    for path in files_of(copied):
+        path.unlink()
+    batch = cached.feed(7, 20)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(batch[name], x)
+
+
+@pytest.fixture
+def service():
+    """The address of a tf.data service with two workers."""
+    command = [sys.executable, small.ROOT / "scripts" / "input_service.py", "--workers=2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    yield line.split()[0].removeprefix("--config.dataset.service=")
+    gc.collect()  # iterators that are still alive would look for it for ever
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+@pytest.mark.playbook("tf-data-service")
+def test_a_service_with_two_workers_gives_the_same_batches(builder, service):
+    records = tiny_records.records(builder, augment=shifted)
+    for step, num_shards in [(0, 1), (21, 2)]:
+        local = source(records, num_shards=num_shards).feed(step, 20)
+        remote = source(records, num_shards=num_shards, service=service).feed(step, 20)
+        for name, x in local.items():
+            np.testing.assert_array_equal(remote[name], x)
+    with pytest.raises(UsageError, match="choose one"):
+        source(records, service=service, cache=True)
+
+
+def test_a_service_that_is_not_there(builder):
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    for address, text in [
+        (f"grpc://localhost:{port}", "no tf.data service answers"),
+        ("localhost:5050", 'like "grpc://host:5050"'),
+    ]:
+        with pytest.raises(UsageError, match=text):
+            source(tiny_records.records(builder), service=address)
+
+
+@pytest.mark.playbook("tf-data-service")
+def test_parts_of_a_service_are_put_back_in_order(builder, monkeypatch):
+    split = tiny_records.records(builder).split("train")
+    shard = streaming.make_shard(
+        split, 0, 0, 1, 8, 16
+    )  # blocks of 15, the last of 11: two parts each
+    parts = [
+        (block, part, {"x": np.full(1, 2 * block + part)})
+        for block in range(5, 12)
+        for part in (0, 1)
+    ]
+    mixed = np.random.default_rng(0).permutation(len(parts))
+    ordered = streaming.in_order((parts[i] for i in mixed), 5, shard)
+    assert [int(part["x"][0]) for part in ordered] == list(range(10, 24))
+    monkeypatch.setattr(streaming, "_MOST_WAITING", 4)
+    with pytest.raises(InputError, match="lost part of block 5"):
+        list(streaming.in_order(iter(parts[1:]), 5, shard))
+
+
+# Evaluation.
+
+
+def test_a_split_that_does_not_fit_is_streamed_and_gives_the_same(builder, monkeypatch):
+    split = tiny_records.records(builder).split("validation")
+    resident = evaluation_batches.make(split, 8, {})
+    monkeypatch.setattr(evaluation_batches, "RESIDENT_BYTES", 100)
+    streamed = evaluation_batches.make(split, 8, {})
+    assert isinstance(streamed, evaluation_batches.StreamedBatches)
+    for _ in range(2):
+        for (x, i), (y, j) in zip(resident, streamed, strict=True):
+            for name in y:
+                np.testing.assert_array_equal(np.asarray(x[name])[:, i], y[name][:, j])
+
+
+def test_hosts_evaluate_each_example_once_in_as_many_batches(builder, monkeypatch):
+    split = tiny_records.records(builder).split("validation")  # 23: 11 and 12
+    monkeypatch.setattr(evaluation_batches, "RESIDENT_BYTES", 100)
+    monkeypatch.setattr(parallel, "host_count", lambda: 2)
+    monkeypatch.setattr(parallel, "all_devices_count", lambda: 8)
+    seen, counts = [], []
+    for host in range(2):
+        monkeypatch.setattr(parallel, "host_index", lambda host=host: host)
+        batches = list(evaluation_batches.make(split, 8, {}))
+        counts.append(len(batches))
+        seen += [int(i) for b, _ in batches for i in b["id"][b["weight"] > 0]]
+    assert counts == [3, 3]  # of four examples, one on each device
+    assert sorted(seen) == sorted(split.arrays()["id"])
+
+
+def test_the_sample_of_the_training_set_takes_from_every_file(builder):
+    split = tiny_records.records(builder).split("train")
+    places = on_disk(builder)
+    sample = [places[i] for i in split.only(split.sample_numbers(20)).arrays()["id"]]
+    assert len(sample) == 20
+    assert sample == sorted(sample)
+    counts = np.bincount([file for file, _ in sample], minlength=tiny_records.FILES)
+    assert set(counts) == {3, 4}
+    assert all(record < 4 for _, record in sample)
+    assert len(split.sample_numbers(1000)) == SIZE
+    chosen = split.only([7, 3, 4, 100]).arrays()["id"]
+    np.testing.assert_array_equal(chosen, split.arrays()["id"][[7, 3, 4, 100]])
+
+
+# Bad input: one line that says where.
+
+
+def offsets(path):
+    """Where each record of a TFRecord file begins, by the format: length, checksum, data, checksum."""
+    data, found, at = path.read_bytes(), [], 0
+    while at < len(data):
+        found.append(at)
+        at += 16 + struct.unpack("<Q", data[at : at + 8])[0]
+    return found
+
+
+def test_a_damaged_record_is_found(copied):
+    path = files_of(copied)[2]
+    at = offsets(path)[5]
+    damaged = bytearray(path.read_bytes())
+    damaged[at + 40] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="corrupted") as caught:
+        ids(copied)
+    assert f"{path} is damaged: record 5, at byte {at}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=f"record 5, at byte {at}"):
+        tiny_records.records(copied).split("train").arrays()
+
+
+def test_a_truncated_a_short_and_a_missing_file_are_found(copied):
+    path = files_of(copied)[1]
+    data, begins = path.read_bytes(), offsets(path)
+    path.write_bytes(data[: begins[-1] + 30])
+    with pytest.raises(
+        InputError, match=f"record {len(begins) - 1}, at byte {begins[-1]}: truncated"
+    ):
+        ids(copied)
+    path.write_bytes(data[: begins[-1]])
+    with pytest.raises(InputError, match=f"{path} ends after {len(begins) - 1} records"):
+        ids(copied)
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path} does not exist"):
+        ids(copied)
+
+
+def test_a_record_without_a_feature_is_found(copied):
+    def rename(number, example):
+        if number == 3:
+            example.features.feature["labels"].CopyFrom(example.features.feature["label"])
+            del example.features.feature["label"]
+
+    path = files_of(copied)[4]
+    rewrite(path, rename)
+    with pytest.raises(InputError) as caught:
+        source(tiny_records.records(copied)).feed(0, 13)
+    assert str(caught.value) == (
+        f"{path}, record 3: it has no feature 'label'; did you mean 'labels'? "
+        "(it has: id, image, labels, unused)"
+    )
+
+
+def test_a_label_out_of_range_is_found_in_every_source(copied):
+    def spoil(number, example):
+        if number == 2:
+            example.features.feature["label"].int64_list.value[0] = 10
+
+    path = files_of(copied)[0]
+    rewrite(path, spoil)
+    records, ranges = tiny_records.records(copied), {"label": 10}
+    text = f"{path}, record 2: label is 10; it must be from 0 to 9"
+    for num_shards in (1, 2):
+        with pytest.raises(InputError, match=text):
+            source(records, ranges=ranges, num_shards=num_shards).feed(0, 13)
+    with pytest.raises(InputError, match=text):
+        list(evaluation_batches.make(records.split("validation"), 8, ranges))
+    arrays = records.split("train").arrays()
+    with pytest.raises(InputError, match="example 2 of train: label is 10"):
+        splits.check_ranges(arrays, ranges, lambda i: f"example {i} of train")
+    arrays["label"][2] = -1
+    with pytest.raises(InputError, match="label is -1"):
+        splits.check_ranges(arrays, ranges, str)
+
+
+def test_what_cannot_be_streamed_is_said_before_a_run(builder, tmp_path):
+    for changes, text in [
+        (
+            {"features": ("image", "lable")},
+            "unknown feature of tiny_records 'lable'; did you mean 'label'?",
+        ),
+        ({"splits": {"train": "trian"}}, "tiny_records has no 'trian'"),
+        ({"features": ("image",), "encoded": ("image",)}, "'image' is a string"),
+    ]:
+        with pytest.raises(UsageError, match=text):
+            tiny_records.records(builder, **changes).split("train").spec  # noqa: B018
+    tf = import_tensorflow()
+    ragged = tiny_records.records(
+        builder,
+        preprocess=lambda example: {"x": tf.zeros([tf.cast(example["id"], tf.int32)])},
+    )
+    with pytest.raises(UsageError, match="examples of different shapes make no batch"):
+        ragged.split("train").spec  # noqa: B018
+    with pytest.raises(UsageError, match=r"dataset\.shuffle_buffer must be at least 1"):
+        ids(builder, shuffle_buffer=0)
+
+
+def test_a_data_set_that_is_not_there(builder):
+    place = Path(builder.data_dir).parent.parent
+    with pytest.raises(
+        UsageError, match=r"no data set 'tiny_recrods'.*did you mean 'tiny_records'"
+    ):
+        records_lib.find_builder("tiny_recrods", str(place))
+    with pytest.raises(UsageError, match="there: nothing"):
+        records_lib.find_builder("mnist", str(place / "nowhere"))
+    assert records_lib.find_builder("tiny_records/1.0.0", str(place)).version == "1.0.0"
+
+
+def test_another_process_may_be_faster_at_preparing(builder, monkeypatch):
+    def too_late(**_):
+        raise FileExistsError("Destination already exists")
+
+    ours = tiny_records.TinyRecords(data_dir=str(Path(builder.data_dir).parent.parent))
+    monkeypatch.setattr(ours, "is_prepared", lambda: False)
+    monkeypatch.setattr(ours, "download_and_prepare", too_late)
+    assert records_lib.prepare(ours).info.splits["train"].num_examples == SIZE
+
+
+# Runs.
+
+
+def digits(**overrides):
+    values = {"batch_size": 64, "max_train_steps": 30, "dataset__shuffle_buffer": 256, **overrides}
+    return small.shrunk(small.ROOT / "configs" / "digits_tfds.py", **values)
+
+
+@pytest.fixture
+def digits_dir(tmp_path):
+    """The digits' files in a place where they may be damaged."""
+    run_config = digits()
+    program.workload_lib.find(run_config.workload)(run_config).records()  # prepares them
+    shutil.copytree(records_lib.data_dir() / "playbook_digits", tmp_path / "playbook_digits")
+    return tmp_path
+
+
+def test_a_run_ends_as_failed_and_says_where(digits_dir, tmp_path, capfd):
+    path = sorted(digits_dir.glob("*/*/*train*"))[3]
+    at = offsets(path)[120]
+    damaged = bytearray(path.read_bytes())
+    damaged[at + 40] ^= 1
+    path.write_bytes(damaged)
+    status = train.train(digits(dataset__data_dir=str(digits_dir)), tmp_path / "trial")
+    assert status["state"] == trial.FAILED
+    assert status["reason"].startswith(f"{path} is damaged: record 120, at byte {at}")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_bad_validation_data_is_said_before_a_run(digits_dir, tmp_path):
+    path = sorted(digits_dir.glob("*/*/*validation*"))[0]
+    path.unlink()
+    with pytest.raises(UsageError, match=f"{path} does not exist"):
+        train.train(digits(dataset__data_dir=str(digits_dir)), tmp_path / "trial")
+    assert not (tmp_path / "trial").exists()
+
+
+def test_streamed_evaluations_give_the_same_metrics(tmp_path, monkeypatch):
+    train.train(digits(), tmp_path / "resident")
+    program._build.cache_clear()
+    monkeypatch.setattr(evaluation_batches, "RESIDENT_BYTES", 1)
+    train.train(digits(), tmp_path / "streamed")
+    program._build.cache_clear()
+    tables = [trial.load(tmp_path / name).evaluations for name in ("resident", "streamed")]
+    # The same sums, though compiled for other shapes: float32 roundings.
+    np.testing.assert_allclose(*tables, rtol=1e-6)
+
+
+def test_the_same_records_can_lie_in_memory(tmp_path):
+    config = digits(dataset__source="memory", dataset__shift=0)
+    arrays = program.get(train.validate(config)).arrays
+    expected = program.workload_lib.find("digits")(config).splits()
+    for name, split in expected.items():
+        rows = [
+            np.concatenate([x["image"].reshape(-1, 64), x["label"][:, None]], 1)
+            for x in (arrays[name], split)
+        ]
+        np.testing.assert_array_equal(*(r[np.lexsort(r.T)] for r in rows))
+    with pytest.raises(UsageError, match="augments its examples as they are streamed"):
+        train.validate(digits(dataset__source="memory"))
+    with pytest.raises(UsageError, match="'digits' has no method records"):
+        train.validate(small.digits(dataset__source="tfds"))
+
+
+def test_tensorflow_sees_no_accelerator():
+    visible = import_tensorflow().config.get_visible_devices()
+    assert {device.device_type for device in visible} == {"CPU"}
