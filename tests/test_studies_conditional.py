@@ -262,7 +262,7 @@ def test_a_conditional_study_grows_as_it_began_and_refuses_another_order(load, t
     assert [row["parameters"] for row in grown] == design.points(longer)
     # No trial tells the order of two hyperparameters of which it has one only, so it is stored.
     turned = load(num_trials=40, nuisance={ADAM: SMALL, **NUISANCE})
-    with pytest.raises(UsageError, match="holds trials of another study .*order: "):
+    with pytest.raises(UsageError, match=r"holds trials of another study .*order: "):
         study.stored_trials(turned)
     study.release()
 

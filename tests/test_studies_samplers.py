@@ -64,7 +64,7 @@ def dimension_of(name, spaces):
 def test_listed_values_are_within_one_of_even_at_powers_of_their_prime(k, place):
     names = ["a", "b", "c"]
     names.insert(place, "x")
-    spaces = parsed(**{name: UNIT for name in names} | {"x": listed(k)})
+    spaces = parsed(**dict.fromkeys(names, UNIT) | {"x": listed(k)})
     prime = dimension_of("x", spaces)
     powers = [prime**m for m in range(1, 9) if prime**m <= 2_000]
     for seed in range(3):
@@ -254,7 +254,11 @@ def test_a_listed_study_grows_at_its_end(load, tmp_path):
         ),
         ({"algorithm": "grid"}, "hparams.learning_rate: a grid needs the number of its values"),
         (
-            {"algorithm": "grid", "nuisance": {"hparams.learning_rate": RATE | {"points": 9}}, "num_trials": 8},
+            {
+                "algorithm": "grid",
+                "nuisance": {"hparams.learning_rate": RATE | {"points": 9}},
+                "num_trials": 8,
+            },
             "the grid has 9 trials, which is larger than num_trials 8",
         ),
         (

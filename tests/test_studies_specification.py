@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import doubts, specification
+from playbook_jax.studies import specification
 
 RATE = {"scale": "log", "low": 1e-3, "high": 1.0}
 STUDY = {
@@ -167,42 +167,3 @@ def test_the_base_config_is_found_from_any_directory(tmp_path, monkeypatch):
     path = write(tmp_path / "study.py")
     monkeypatch.chdir(tmp_path)
     assert isinstance(specification.load(path).base_config, ConfigDict)
-
-
-@pytest.mark.playbook("roles-by-rule-of-thumb", "batch-size-is-not-tuned", "few-trials-are-luck")
-@pytest.mark.parametrize(
-    ("changes", "doubt"),
-    [
-        ({}, None),
-        ({"num_trials": 10}, "10 trials: with fewer than 20"),
-        (
-            {"nuisance": {"hparams.learning_rate": {"scale": "linear", "low": 1e-3, "high": 1.0}}},
-            "on a linear scale: try 'log'",
-        ),
-        (
-            {"nuisance": {}, "scientific": {"hparams.learning_rate": RATE}},
-            "optimizer hyperparameters are rarely what a question is about",
-        ),
-        (
-            {"nuisance": {}, "scientific": {"optimizer": {"values": ["adam", "nesterov"]}}},
-            "the learning rate does not vary",
-        ),
-        (
-            {
-                "scientific": {
-                    "optimizer": {"values": ["adam", "nesterov"]},
-                    "model.hidden_sizes": {"values": [[64], [128]]},
-                }
-            },
-            "the playbook asks one question at a time",
-        ),
-        (
-            {"nuisance": {"hparams.learning_rate": RATE, "batch_size": {"values": [32, 64]}}},
-            "batch_size is nuisance",
-        ),
-    ],
-)
-def test_doubts(load, changes, doubt):
-    found = doubts.find(load(**changes))
-    assert len(found) == (doubt is not None), found
-    assert doubt is None or doubt in found[0]

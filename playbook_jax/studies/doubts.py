@@ -95,7 +95,9 @@ def _nuisance_by_nature(specification: Specification) -> Iterator[str]:
 
 def _learning_rate(specification: Specification) -> Iterator[str]:
     lacking = [
-        arm for arm in arms_lib.find(specification) if LEARNING_RATE not in _paths(arm.varying)
+        arm
+        for arm in arms_lib.find(specification)
+        if LEARNING_RATE not in _paths((*arm.varying, *specification.scientific))
     ]
     if specification.scientific and lacking:
         yield (
@@ -117,11 +119,17 @@ def _caveats(specification: Specification) -> Iterator[str]:
             wanted += [f"hparams.{n}" for n in (*_REGULARIZATION, "warmup_steps")]
             names |= {name for name in wanted if base.get(name) and name not in varying}
     told = {conditions.path(key) for key in specification.fixed_reasons}
-    names |= {n for n in specification.fixed if n.startswith(("hparams.", "model."))}
+    # An optimizer's hyperparameters are among them already, where the optimizer uses them.
+    used = {f"hparams.{name}" for name in itertools.chain(*USES.values())}
+    names |= {
+        name
+        for name in specification.fixed
+        if name.startswith(("hparams.", "model.")) and conditions.path(name) not in used
+    }
     names |= specification.fixed.keys() & {"optimizer", "schedule", "batch_size"}
     names = {n for n in names if conditions.path(n) not in told} - {LEARNING_RATE}
     if names:
-        listed = ", ".join(name.removeprefix("hparams.") for name in sorted(names)[:_SHOWN])
+        listed = ", ".join(sorted(name.removeprefix("hparams.") for name in names)[:_SHOWN])
         yield (
             f"fixed: {listed}{', …' * (len(names) > _SHOWN)}: what is found holds for these values only, "
             "and the more one interacts with the question, the less it means; make it nuisance, or say "
@@ -193,7 +201,8 @@ def _algorithm(specification: Specification) -> Iterator[str]:
         yield "'uniform' points are spread less evenly than those of 'halton', and cost the same"
     if algorithm in ("grid", "list"):
         return
-    if all(isinstance(space, Values) and not space.when for space in spaces.values()):
+    listed = all(isinstance(space, Values) and not space.when for space in spaces.values())
+    if listed and not specification.vary_seed:
         size = math.prod(len(space.values) for space in spaces.values())
         if size < specification.num_trials:
             yield (
