@@ -71,15 +71,21 @@ class Checkpoints:
           mode: "min" or "max", which values are better.
         """
         self._directory = _directory(directory)
+        self._writes = parallel.host_index() == 0
         self._keep_best, self._sign = keep_best, 1 if mode == "min" else -1
         self._candidates: list[Candidate] = []
+        if self._writes:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        parallel.agree(0)  # until it is there
         # Restores look at the directory alone, so a trial that has none is opened at no cost.
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
+                create=False,
                 # An old one is deleted after the new one is complete.
                 max_to_keep=KEPT_WHILE_RUNNING,
                 enable_async_checkpointing=True,
+                multiprocessing_options=_this_host_alone(),
             ),
         )
 
@@ -112,7 +118,7 @@ class Checkpoints:
           of_devices: each device's own batch statistics, NumPy arrays [devices, …], where the run
             itself does not average them at this step.
         """
-        if step in self._manager.all_steps():
+        if not self._writes or step in self._manager.all_steps():
             return
         best = {
             str(c.step): {"value": np.asarray(c.value, np.float64), "state": _as_dict(c.state)}
@@ -167,7 +173,7 @@ class Checkpoints:
         path = self._directory / str(step)
         aside = path.with_name(path.name + _SET_ASIDE)
         _warn(f"{path} can't be read, going on without it ({reason}); it is now {aside.name}")
-        if parallel.host_index() == 0:
+        if self._writes:
             if aside.exists():
                 aside.rmtree()
             path.rename(aside)
@@ -182,14 +188,14 @@ class Checkpoints:
     def prune(self) -> None:
         """Deletes all but the latest state and the N best, for a trial that has ended."""
         self.wait()
-        for step in sorted(self._manager.all_steps())[:-1]:
-            self._manager.delete(step)
-        if parallel.host_index() == 0:
+        if self._writes:
+            for step in sorted(self._manager.all_steps())[:-1]:
+                self._manager.delete(step)
             for path in self._directory.glob(f"*{_SET_ASIDE}"):
                 path.rmtree()
 
     def _half_written(self) -> list[epath.Path]:
-        if parallel.host_index() != 0 or not self._directory.exists():
+        if not self._writes or not self._directory.exists():
             return []
         return sorted(self._directory.glob(_HALF_WRITTEN))
 
@@ -248,7 +254,9 @@ def load(directory: epath.PathLike, step: int | str) -> dict[str, Any]:
     saved: dict[str, Any] = {}
     place = _directory(directory)
     if place.exists():
-        untouched = ocp.CheckpointManagerOptions(create=False)
+        untouched = ocp.CheckpointManagerOptions(
+            create=False, multiprocessing_options=_this_host_alone()
+        )
         with ocp.CheckpointManager(place, options=untouched) as manager:
             latest = manager.latest_step()
             step = latest if step == "latest" else step
@@ -281,6 +289,18 @@ def _saved(manager: ocp.CheckpointManager, step: int | None) -> dict[str, Any]:
 def _directory(trial_directory: epath.PathLike) -> epath.Path:
     # orbax refuses relative paths.
     return epath.Path(trial_directory).absolute() / "checkpoints"
+
+
+def _this_host_alone() -> ocp.options.MultiprocessingOptions:
+    """Returns the options by which orbax waits for no other host.
+
+    What is saved is the same on all hosts, so one writes it. Were orbax to let the others wait for that
+    one, they would for twenty minutes if its disk is full.
+    """
+    host = parallel.host_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
+    )
 
 
 def _warn(text: str) -> None:

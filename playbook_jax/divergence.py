@@ -62,12 +62,17 @@ def why_bad(record: np.ndarray, hparams: Mapping[str, Any]) -> str:
 
 
 def not_finite(state: Any) -> str:
-    """Returns the path of an array that is not finite in a state of NumPy arrays, or "".
+    """Returns the path of an array of the model that is not finite, or "".
 
     The compiled step looks at loss and norms; running statistics, say, may overflow beside them. So
-    this is asked, on the host, of each state that is to be saved.
+    this is asked, on the host, of each state that is to be saved. An optimizer's state is not asked:
+    what is in it went through the norms, and some begin with an infinity (the best value so far).
+
+    Args:
+      state: a `train_step.TrainState` of NumPy arrays.
     """
-    for path, leaf in jax.tree.flatten_with_path(state)[0]:
+    model = {name: getattr(state, name) for name in ("params", "batch_stats", "polyak")}
+    for path, leaf in jax.tree.flatten_with_path(model)[0]:
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(leaf).all():
             return jax.tree_util.keystr(path, simple=True, separator="/")
     return ""

@@ -103,6 +103,17 @@ def join(hosts: Hosts) -> None:
     )
 
 
+def leave(code: int) -> None:
+    """Ends this process at once, after a failure that only it may have had.
+
+    An orderly end would wait for the other hosts, which wait for this one's part of the next step;
+    so they learn of it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def watch(hosts: Hosts, on_loss: Callable[[str], Any]) -> int:
     """Runs this command again as a child and returns its exit code, saying so if it is aborted.
 

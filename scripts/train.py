@@ -87,6 +87,8 @@ def main(argv: list[str]) -> int:
     if line:
         line.close()
     _report(status, config.checkpoint.metric, profiler.describe())
+    if all_hosts and status["state"] == trial.FAILED:
+        hosts.leave(trial.EXIT_CODES[trial.FAILED])
     return trial.EXIT_CODES[status["state"]]
 
 
@@ -101,7 +103,10 @@ def _say_lost(all_hosts: hosts.Hosts, reason: str) -> None:
     path = Path(FLAGS.workdir) / "status.json"
     status = trial.read_json(path)
     if all_hosts.index == 0 and status and status["state"] == trial.RUNNING:
-        trial.write_json(path, status | {"state": trial.FAILED, "reason": reason})
+        try:
+            trial.write_json(path, status | {"state": trial.FAILED, "reason": reason})
+        except OSError as error:
+            print(f"error: {path} can't say so: {error.strerror or error}", file=sys.stderr)
 
 
 def _report(status: dict, metric: str, profile: list[str]) -> None:
