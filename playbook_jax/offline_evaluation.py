@@ -23,13 +23,17 @@ from playbook_jax import (
     checkpoints,
     config as config_lib,
     evaluation,
+    evaluation_batches,
+    input_pipeline,
     parallel,
     parameter_rules,
+    splits,
     train_step,
     trial as trial_lib,
     workload as workload_lib,
 )
 from playbook_jax.errors import UsageError, unknown
+from playbook_jax.records import RecordSplit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +89,7 @@ def evaluate(
         raise UsageError(f"{directory} keeps no averaged parameters (hparams.polyak_decay)")
     variables = {name: saved[prefix + name] or {} for name in ("params", "batch_stats")}
     workload = workload_lib.find(config.workload)(config)
-    arrays = _split(workload, split)
+    data = _split(workload, split)
     wanted = jax.eval_shape(workload.init, jax.random.key(0))
     differences = parameter_rules.differences(variables, {"batch_stats": {}, **wanted})
     if differences:
@@ -93,11 +97,13 @@ def evaluate(
             f"the checkpoint in {directory} is of another model than the workload {config.workload} "
             f"now has: {parameter_rules.some(differences)}"
         )
-    outputs = _per_example(workload, variables, arrays, config)
-    result = _result(outputs, len(next(iter(arrays.values()))), int(saved["step"]))
+    outputs = _per_example(workload, variables, data, config)
+    result = _result(outputs, splits.size(data), int(saved["step"]))
     if split == "train":
-        size = evaluation.train_sample_size(config, workload.splits())
-        result = dataclasses.replace(result, skew=_skew(outputs["metrics"], size))
+        validation = {"validation": _split(workload, "validation")}
+        size = evaluation.train_sample_size(config, validation)
+        chosen = evaluation.train_sample_numbers(data, size)
+        result = dataclasses.replace(result, skew=_skew(outputs["metrics"], chosen))
     if split == "test":
         _note_test(directory, f"step {result.step}" + ", averaged parameters" * polyak)
     return result
@@ -115,12 +121,12 @@ def score(directory: epath.PathLike, path: epath.PathLike, split: str) -> Result
       UsageError: the file can't be read, or does not fit the split.
     """
     config = _config(directory)
-    arrays = _split(workload_lib.find(config.workload)(config), split)
-    if np.ndim(arrays.get("label")) != 1:
+    data = _split(workload_lib.find(config.workload)(config), split)
+    if np.ndim(splits.template(data).get("label")) != 1:
         raise UsageError(
             f"the workload {config.workload} has no `label` an example to compare with"
         )
-    labels = arrays["label"]
+    labels = (data.arrays() if isinstance(data, RecordSplit) else data)["label"]
     rows = _read_csv(path)
     example = np.array([row[0] for row in rows], int)
     if not len(rows) or example.min() < 0 or example.max() >= len(labels):
@@ -188,15 +194,16 @@ def _note_test(directory: epath.PathLike, what: str) -> None:
         ) from error
 
 
-def _split(workload: workload_lib.Workload, split: str) -> Mapping[str, np.ndarray]:
-    splits = workload.splits()
-    if split not in splits:
-        raise unknown("split", split, splits)
-    return splits[split]
+def _split(workload: workload_lib.Workload, split: str) -> splits.Split:
+    source = input_pipeline.source_class(workload.config.dataset.source)
+    data = source.read(workload)
+    if split not in data:
+        raise unknown("split", split, data)
+    return data[split]
 
 
 def _per_example(
-    workload: workload_lib.Workload, variables: Any, arrays: Any, config: Any
+    workload: workload_lib.Workload, variables: Any, data: splits.Split, config: Any
 ) -> dict[str, Any]:
     """Returns each example's metrics and predictions, in the order of the split."""
 
@@ -210,12 +217,12 @@ def _per_example(
     mapped = parallel.on_devices(run, (0, 0, None))
     variables = parallel.replicate(variables)
     hparams = train_step.cast_hparams(config.hparams)
-    batches = evaluation.padded_batches(arrays, config.eval_batch_size)
-    pieces = []
-    for index in range(batches["weight"].shape[1]):
-        batch = {name: x[:, index] for name, x in batches.items()}
-        pieces.append(jax.tree.map(_join, mapped(variables, batch, hparams)))
-    size = len(next(iter(arrays.values())))
+    batches = evaluation_batches.make(data, config.eval_batch_size, workload.ranges())
+    pieces = [
+        jax.tree.map(_join, mapped(variables, {n: x[:, index] for n, x in batch.items()}, hparams))
+        for batch, index in batches
+    ]
+    size = splits.size(data)
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:size], *pieces)
 
 
@@ -241,8 +248,8 @@ def _result(outputs: Mapping[str, Any], examples: int, step: int | None) -> Resu
     return Result(examples, step, metrics, errors, classes, {}, arrays)
 
 
-def _skew(metrics: Mapping[str, Any], size: int) -> dict[str, dict[str, float]]:
-    """Compares the sample of `size` examples with all, by what each example adds to the metrics.
+def _skew(metrics: Mapping[str, Any], chosen: np.ndarray) -> dict[str, dict[str, float]]:
+    """Compares the examples with these numbers with all, by what each example adds to the metrics.
 
     The standard error is that of a ratio in a sample drawn from these examples without replacement: with
     eᵢ = numeratorᵢ − (value of all) · denominatorᵢ, √(n · var(e) · (1 − n/N)) / (the sample's denominator).
@@ -251,7 +258,6 @@ def _skew(metrics: Mapping[str, Any], size: int) -> dict[str, dict[str, float]]:
     for name, pair in metrics.items():
         numerator, denominator = (np.asarray(x, np.float64) for x in pair)
         total = len(numerator)
-        chosen = evaluation.sample_numbers(size, total)
         if len(chosen) == total:
             continue
         whole = numerator.sum() / denominator.sum()

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from playbook_jax import offline_evaluation, train, trial, workload
+from playbook_jax import evaluation_batches, offline_evaluation, train, trial, workload
 from playbook_jax.errors import UsageError
 from tests import small
 
@@ -99,17 +99,17 @@ def test_the_skew_of_random_samples_has_standard_error_one():
     # As of sentences: the numerator is the sum of as many numbers as the denominator says.
     denominator = rng.integers(1, 20, 400).astype(float)
     numerator = rng.normal(2.0, 1.0, 400) * denominator
-    scores = []
+    scores, chosen = [], np.arange(0, 400, 4)
     for _ in range(2_000):
         order = rng.permutation(400)
         pair = (numerator[order], denominator[order])
-        scores.append(offline_evaluation._skew({"loss": pair}, 100)["loss"]["standard_errors"])
+        scores.append(offline_evaluation._skew({"loss": pair}, chosen)["loss"]["standard_errors"])
     # The mean square of 2,000 normal numbers is within 0.1 of 1 (3 of its standard deviations). Without
     # the correction for drawing a fourth of all it would be 0.75.
     assert np.mean(np.square(scores)) == pytest.approx(1, abs=0.1)
-    assert offline_evaluation._skew({"loss": (numerator, denominator)}, 400) == {}
+    assert offline_evaluation._skew({"loss": (numerator, denominator)}, np.arange(400)) == {}
     # All alike: nothing to tell apart.
-    same = offline_evaluation._skew({"loss": (np.ones(9), np.ones(9))}, 3)["loss"]
+    same = offline_evaluation._skew({"loss": (np.ones(9), np.ones(9))}, np.arange(3))["loss"]
     assert same == {"sample": 1.0, "whole": 1.0, "standard_errors": 0.0}
 
 
@@ -221,3 +221,24 @@ def test_mistakes_on_the_command_line_give_one_line(arguments, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.playbook("evaluation-sample-check")
+def test_records_are_evaluated_while_they_are_streamed(tmp_path, monkeypatch):
+    config = small.shrunk(small.ROOT / "configs" / "digits_tfds.py")
+    assert train.train(config, tmp_path / "trial")["state"] == "COMPLETE"
+    last = trial.load(tmp_path / "trial").evaluations.iloc[-1]
+
+    def evaluate(split):
+        return offline_evaluation.evaluate(tmp_path / "trial", "latest", split)
+
+    whole = evaluate("train")
+    monkeypatch.setattr(evaluation_batches, "RESIDENT_BYTES", 1)
+    streamed = evaluate("train")
+    np.testing.assert_array_equal(streamed.arrays["label"], whole.arrays["label"])
+    for result in (whole, streamed):
+        assert len(result.arrays["loss"]) == result.examples == 1197
+        # The sample is a part of each file; training shifts the images, evaluations do not.
+        assert result.skew["loss"]["sample"] == pytest.approx(last["train/loss"], rel=1e-6)
+    loss = evaluate("validation").metrics["loss"]
+    assert loss == pytest.approx(last["validation/loss"], rel=1e-6)
