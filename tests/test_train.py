@@ -297,6 +297,10 @@ def test_no_hyperparameter_compiles_again(tmp_path, monkeypatch):
         ({"dataset.source": "tfdata"}, r"unknown dataset.source 'tfdata'; did you mean 'tf_data'"),
         ({"batch_size": 4096, "eval_batch_size": 4096}, r"larger than the training set of 1197"),
         ({"batch_size": 30}, r"split evenly over 4 devices; the nearest that can: 28, 32"),
+        (
+            {"dataset.num_shards": 3},
+            r"batch_size 32 .* over 4 devices and 3 dataset.num_shards; .* that can: 24, 36",
+        ),
         ({"checkpoint.metric": "validation/eror_rate"}, r"did you mean 'validation/error_rate'"),
     ],
 )
