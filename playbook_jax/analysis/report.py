@@ -14,6 +14,7 @@ from playbook_jax.analysis import (
     commands,
     figures,
     findings,
+    findings_file,
     sections,
     study as study_lib,
     summary,
@@ -28,7 +29,7 @@ _HERE = Path(__file__).parent
 
 
 def write(study_directory: epath.PathLike) -> epath.Path:
-    """Writes `report.html` into a study directory, whatever state the study is in.
+    """Writes `report.html` and `findings.json` into a study directory, whatever state the study is in.
 
     Args:
       study_directory: the --workdir of scripts/launch_study.py.
@@ -50,7 +51,7 @@ def conclude(study_directory: epath.PathLike) -> tuple[epath.Path, str]:
 
 
 def save(study: Study, found: list[Finding]) -> epath.Path:
-    """Writes the report of a study that has been read and checked.
+    """Writes the report, and `findings.json`, of a study that has been read and checked.
 
     Raises:
       UsageError: the directory can't be written.
@@ -60,6 +61,7 @@ def save(study: Study, found: list[Finding]) -> epath.Path:
         trial_lib.write_text(path, render(study, found))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    findings_file.write(study, found)
     return path
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from etils import epath
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import hyperparameters, numerals
+from playbook_jax.analysis import hyperparameters, numerals, step_records
 from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.analysis.step_records import StepRecords
 from playbook_jax.errors import UsageError
 
 # States that only a reader of files sees: the directory of a trial that had ended is gone, or its
@@ -47,6 +48,8 @@ class Trial:
       objective: the best value of the study's metric, or None; a number for COMPLETE trials only.
       unlearned: whether it is COMPLETE with a training loss that ended about where it began.
       evaluations: every metric, and `step`, as arrays of one length, thinned; NaN where not finite.
+      records: what was recorded at each step; every single one only of the best few.
+      timing: what `clock.totals` says of the run, where it was measured.
     """
 
     number: int
@@ -58,6 +61,8 @@ class Trial:
     objective: float | None = None
     unlearned: bool = False
     evaluations: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    records: StepRecords = dataclasses.field(default_factory=StepRecords)
+    timing: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +186,29 @@ def load(directory: epath.PathLike) -> Study:
         ) from error
     table = _read_table(directory / "study.csv")
     trials = [_load_trial(directory, number, values, table) for number, values in rows]
-    return Study(directory, specification, varying, tuple(trials))
+    return _with_every_step(Study(directory, specification, varying, tuple(trials)))
+
+
+def _with_every_step(study: Study) -> Study:
+    """Returns the study with every step's record of the best few: of all trials, it would be too much."""
+    leaders = {trial.number for trial in study.leaders}
+    trials = [
+        dataclasses.replace(
+            trial,
+            records=dataclasses.replace(
+                trial.records,
+                every=step_records.every_step(_trial_directory(study.directory, trial.number)),
+            ),
+        )
+        if trial.number in leaders
+        else trial
+        for trial in study.trials
+    ]
+    return dataclasses.replace(study, trials=tuple(trials))
+
+
+def _trial_directory(directory: epath.Path, number: int) -> epath.Path:
+    return directory / "trials" / f"{number:03d}"
 
 
 def _read_table(path: epath.Path) -> dict[int, dict[str, str]]:
@@ -196,7 +223,7 @@ def _read_table(path: epath.Path) -> dict[int, dict[str, str]]:
 def _load_trial(
     directory: epath.Path, number: int, parameters: dict[str, Any], table: Mapping[int, Any]
 ) -> Trial:
-    path = directory / "trials" / f"{number:03d}"
+    path = _trial_directory(directory, number)
     status_path = path / "status.json"
     status = trial_lib.read_json(status_path, {})
     if not status and not status_path.exists():
@@ -224,6 +251,8 @@ def _load_trial(
         float(status["objective"]) if complete else None,
         unlearned,
         _evaluations(summary),
+        step_records.parse(summary),
+        step_records.timing(path),
     )
 
 

@@ -1,0 +1,72 @@
+"""`findings.json`, beside the report: what the checks found, for programs to read."""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from playbook_jax import __version__, trial as trial_lib
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.findings import VERDICTS, Finding
+from playbook_jax.analysis.study import Study
+from playbook_jax.errors import UsageError
+
+NAME = "findings.json"
+
+
+def write(study: Study, found: list[Finding]) -> epath.Path:
+    """Writes the findings into the study directory as strict JSON, atomically; returns the path.
+
+    Raises:
+      UsageError: the directory can't be written.
+    """
+    path = study.directory / NAME
+    try:
+        trial_lib.write_json(path, contents(study, found))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
+    """Returns what the file holds.
+
+    Returns:
+      `format`, `version` (of this program), `study`, `goal`, `objective`, `trials` (how many there are
+      in each state), `best` (`trial`, `objective`, `best_step`, `parameters`; None where no trial is
+      complete), `verdicts` (how many findings have each) and `findings`: of each one all that
+      `findings.Finding` has, in the report's order.
+    """
+    states = dict.fromkeys(sorted({trial.state for trial in study.trials}), 0)
+    for trial in study.trials:
+        states[trial.state] += 1
+    best = study.best
+    return _plain(
+        {
+            "format": 1,
+            "version": __version__,
+            "study": study.name,
+            "goal": study.goal,
+            "objective": dict(study.specification["objective"]),
+            "trials": states,
+            "best": best
+            and {
+                "trial": best.number,
+                "objective": best.objective,
+                "best_step": best.best_step,
+                "parameters": best.parameters,
+            },
+            "verdicts": {v: sum(finding.verdict == v for finding in found) for v in VERDICTS},
+            "findings": [dataclasses.asdict(finding) for finding in found],
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Returns text without the spaces at which lines must not break: they are for pages."""
+    if isinstance(value, str):
+        # Half a surrogate pair, which JSON can hold, cannot be written as UTF-8.
+        return value.replace(numerals.NO_BREAK, " ").encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_plain(key): _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
