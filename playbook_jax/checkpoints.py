@@ -63,7 +63,7 @@ class Checkpoints:
     """The checkpoints of one trial while it runs."""
 
     def __init__(self, directory: epath.PathLike, *, keep_best: int, mode: str) -> None:
-        """Opens the trial's checkpoints; nothing is written until `save`.
+        """Opens the trial's checkpoints, making their directory; nothing is in it until `save`.
 
         Args:
           directory: the trial directory.
