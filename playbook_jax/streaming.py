@@ -205,22 +205,35 @@ def local_batches(shards: list[Shard], cached: list[Arrays] | None, step: int) -
     yield from batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
+def shuffled_records(shard: Shard, position: int, numbers: bool = False) -> Any:
+    """Returns a dataset of a shard's serialized records from a position on, or of their numbers."""
+    first, within = shard.locate(position)
+    blocks = import_tensorflow().data.Dataset.range(first, _END)
+    # One block is read while the one before is used.
+    read = blocks.map(shard.numbers if numbers else shard.read).prefetch(1)
+    return read.unbatch().skip(within)
+
+
 def _local_stream(shard: Shard, cached: Arrays | None, position: int) -> Any:
     """Returns a dataset of a shard's stretches from a position on."""
     tf = import_tensorflow()
-    first, within = shard.locate(position)
-    arrays = cached and {name: tf.constant(x) for name, x in cached.items()}
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    items = shuffled_records(shard, position, numbers=cached is not None)
+    arrays = {name: tf.constant(x) for name, x in (cached or {}).items()}
+
+    def gather(numbers: Any) -> dict[str, Any]:
+        return {name: tf.gather(x, numbers) for name, x in arrays.items()}
 
     def example(position: Any, item: Any) -> Any:
         seed = shard.augmentation_seed(position)
-        if arrays is None:
-            return shard.split.trained(item, seed)
-        return shard.split.augmented({name: x[item] for name, x in arrays.items()}, seed)
+        return (
+            shard.split.augmented(gather(item), seed) if cached else shard.split.trained(item, seed)
+        )
 
-    blocks = tf.data.Dataset.range(first, _END).map(shard.read if cached is None else shard.numbers)
-    items = blocks.prefetch(1).unbatch().skip(within).enumerate(position)
-    examples = items.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return examples.batch(shard.stretch, drop_remainder=True)
+    if cached and not shard.split.records.augment:  # a batch at a time costs a tenth
+        return items.batch(shard.stretch).map(gather, **parallel)
+    examples = items.enumerate(position).map(example, **parallel)
+    return examples.batch(shard.stretch)
 
 
 def check_service(address: str) -> None:
