@@ -39,7 +39,7 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
         sequence = samplers.sample(
             specification.algorithm, spaces, count - len(first), specification.seed
         )
-    if specification.algorithm in ("grid", samplers.LIST):
+    if first and specification.algorithm in ("grid", samplers.LIST):
         explicit.refuse_twins(first + sequence)
     made = [_with_fixed(specification, point) for point in first + sequence]
     if specification.algorithm == samplers.LIST and made[: len(stored)] != list(stored):

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,15 @@ class StudyDirectory:
     Local or mounted disks only: elsewhere (gs://…) nothing can be locked.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, file_name: str = "study.json", ours: Collection[str] = _OURS
+    ) -> None:
         """Makes the directory if it does not exist, and locks it.
+
+        Args:
+          path: the directory.
+          file_name: the file by which it is known.
+          ours: what may lie in it before that file is written.
 
         Raises:
           UsageError: it can't be written, is in use, or holds something else than a study.
@@ -51,7 +58,7 @@ class StudyDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             foreign = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
-            if not (self.path / "study.json").exists() and set(foreign) - _OURS:
+            if not (self.path / file_name).exists() and set(foreign) - set(ours):
                 raise UsageError(
                     f"{path} is not empty and holds no study ({', '.join(sorted(foreign)[:3])}); "
                     "use another --workdir"
@@ -150,7 +157,7 @@ class StudyDirectory:
                 [
                     row["trial"],
                     *(status[column] for column in STATUS_COLUMNS),
-                    *(_cell(row["parameters"].get(name)) for name in names),
+                    *(cell(row["parameters"].get(name)) for name in names),
                 ]
             )
         trial_lib.write_text(self.path / "study.csv", text.getvalue())
@@ -161,7 +168,8 @@ def columns(trials: Trials) -> list[str]:
     return list(dict.fromkeys(name for row in trials for name in row["parameters"]))
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
+    """Returns a value as a CSV cell has it."""
     return json.dumps(value) if isinstance(value, tuple) else value
 
 

@@ -14,7 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from playbook_jax import config as config_lib, progress, trial as trial_lib
-from playbook_jax.studies import conclusion, design, directory, specification as specification_lib
+from playbook_jax.studies import (
+    conclusion,
+    design,
+    directory,
+    group,
+    specification as specification_lib,
+)
 from playbook_jax.studies.directory import Status, StudyDirectory, Trials
 from playbook_jax.studies.pool import Pool, Stop, WorkersFailedError
 from playbook_jax.studies.specification import Specification
@@ -69,8 +75,8 @@ def launch(
       UsageError: the study can't be run; nothing was written unless it had started.
     """
     with Stop() as stop:
-        specification = specification_lib.load(config_path)
-        run = _Run(specification, StudyDirectory(workdir), stop, command, retry_failed)
+        specification, study = open_study(specification_lib.load(config_path), workdir)
+        run = _Run(specification, study, stop, command, retry_failed)
         run.time_limit = time_limit
         try:
             return run.to_the_end(num_workers, train_module)
@@ -83,6 +89,19 @@ def launch(
             return FAILED
         finally:
             run.close()
+
+
+def open_study(
+    specification: Specification, workdir: str | Path
+) -> tuple[Specification, StudyDirectory]:
+    """Returns what is to be run, and its directory, locked: a study, or all studies of a group.
+
+    Raises:
+      UsageError: the directory can't be written, is in use, or holds something else.
+    """
+    if specification.shape == specification_lib.GROUP:
+        return group.open_group(specification, workdir)
+    return specification, StudyDirectory(workdir)
 
 
 def extend(stored: Trials, specification: Specification) -> Trials:
@@ -243,7 +262,8 @@ class _Run:
     def _conclude(self) -> int:
         if self._pool:
             self._pool.close()
-        reported = conclusion.conclude(
+        is_group = isinstance(self._study, group.GroupDirectory)
+        reported = (group if is_group else conclusion).conclude(
             self._study, self._specification, self._trials, self._statuses, self._command
         )
         failed = any(s["state"] == trial_lib.FAILED for s in self._statuses.values())

@@ -29,8 +29,8 @@ def preview(
     Raises:
       UsageError: the study can't be run; nothing was written.
     """
-    specification = specification_lib.load(config_path)
-    study = StudyDirectory(workdir)
+    asked = specification_lib.load(config_path)
+    specification, study = launcher.open_study(asked, workdir)
     undo = True
     try:
         trials = launcher.extend(study.stored_trials(specification), specification)
@@ -44,7 +44,7 @@ def preview(
         print(_room(configs, Path(workdir)))
     finally:
         study.release(undo)
-    for doubt in doubts.find(specification):
+    for doubt in doubts.find(asked):
         print(f"warning: {doubt}", file=sys.stderr)
 
 
