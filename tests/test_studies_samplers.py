@@ -180,6 +180,7 @@ def test_a_grid_has_all_combinations_bounds_included(load):
     assert {tuple(row.values()) for row in rows} == expected
 
 
+@pytest.mark.playbook("study-as-a-list")
 def test_a_listed_study_takes_its_points_as_they_are(load, tmp_path):
     points = [
         {"hparams.learning_rate": 0.1, "model.hidden_sizes": [64]},
@@ -302,7 +303,6 @@ def test_bad_csv_files_end_with_one_line(load, tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.playbook("well-tuned-baseline")
 def test_the_baseline_is_trial_0_and_outside_of_the_sequence(load, tmp_path):
     changes = {
         "fixed": {"hparams.momentum": 0.8},

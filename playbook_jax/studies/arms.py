@@ -54,9 +54,7 @@ def find(specification: Specification) -> list[Arm]:
 
 def label(values: Mapping[str, Any]) -> str:
     """Returns "optimizer=adam, hidden_sizes=[64,64]", without the paths' first parts."""
-    return ", ".join(
-        f"{name.rpartition('.')[2]}={_text(value)}" for name, value in values.items()
-    )
+    return ", ".join(f"{name.rpartition('.')[2]}={_text(value)}" for name, value in values.items())
 
 
 def _arm(specification: Specification, values: Mapping[str, Any], num_trials: int) -> Arm:
