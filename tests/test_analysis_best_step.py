@@ -134,4 +134,4 @@ def test_a_late_first_evaluation_is_told():
     ("steps", "rounded"), [(7, 7), (99, 99), (101, 110), (2001, 2100), (123_456, 130_000)]
 )
 def test_steps_are_rounded_up(steps, rounded):
-    assert best_step._round_up(steps) == rounded
+    assert best_step.round_up(steps) == rounded

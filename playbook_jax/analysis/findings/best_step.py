@@ -6,6 +6,7 @@ import numpy as np
 
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.proposals import SET, Proposal
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 40
@@ -41,10 +42,10 @@ def check(study: Study) -> list[Finding]:
     places = np.array([trial.best_step / trial.step for trial in trials])
     evidence = [_distribution(places, len(complete))]
     if np.all(places <= EARLY):
-        steps = _round_up(2 * max(trial.best_step for trial in trials))
+        steps = round_up(2 * max(trial.best_step for trial in trials))
         text = "The best step is always in the first tenth of the run: far too many steps."
         action = f"Set max_train_steps to {numerals.count(steps)} or so, and run the study again."
-        return [_finding(study, ACT, text, evidence, action)]
+        return [_finding(study, ACT, text, evidence, action, _proposals(study, steps))]
     if np.mean(places >= LATE) >= CONSISTENT:
         return [_late(study, trials, evidence)]
     text = "The best steps are neither all early nor mostly late."
@@ -65,8 +66,9 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
         if all(gain <= NOISES * noise for _, gain, noise in gains):
             text = "The best steps are late, but the last quarter gains no more than evaluations scatter."
             return _finding(study, FINE, text, evidence)
-    steps = numerals.count(_round_up(2 * max(trial.step for trial in trials)))
-    if all(_decays_to_zero(study, trial) for trial in trials):
+    longer = round_up(2 * max(trial.step for trial in trials))
+    steps = numerals.count(longer)
+    if all(decays_to_zero(study, trial) for trial in trials):
         text = (
             "The best steps are late, as they are under a schedule that decays to zero, whatever the "
             "length: this alone does not show that longer training helps."
@@ -77,10 +79,20 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
         return _finding(study, CANNOT_TELL, text, evidence, action)
     text = "The best step is consistently in the last quarter of the run."
     action = f"Try {steps} training steps, and tune the decay of the learning rate anew."
-    return _finding(study, LOOK, text, evidence, action)
+    return _finding(study, LOOK, text, evidence, action, _proposals(study, longer))
 
 
-def _decays_to_zero(study: Study, trial: Trial) -> bool:
+def _proposals(study: Study, steps: int) -> tuple[Proposal, ...]:
+    """Returns another number of steps, and evaluations as many times in a run as now."""
+    now, every = study.base("max_train_steps"), study.base("eval_every_steps")
+    proposals = [Proposal(SET, "max_train_steps", steps)]
+    if isinstance(now, int) and isinstance(every, int) and now > 0:
+        proposals.append(Proposal(SET, "eval_every_steps", max(1, round(every * steps / now))))
+    return tuple(proposals)
+
+
+def decays_to_zero(study: Study, trial: Trial) -> bool:
+    """Says whether a trial's learning rate ends at nearly zero."""
     end_factor = study.value(trial, "hparams.end_factor", 0.0)
     return study.value(trial, "schedule") in DECAYING and end_factor <= DECAYED
 
@@ -122,14 +134,19 @@ def _first_evaluation(trials: list[Trial]) -> list[str]:
     return []
 
 
-def _round_up(steps: int) -> int:
+def round_up(steps: int) -> int:
     """Returns the number of steps with two digits, rounded up."""
     unit = 10 ** max(0, len(str(steps)) - 2)
     return -(-steps // unit) * unit
 
 
 def _finding(
-    study: Study, verdict: str, answer: str, evidence: list[str] | None = None, action: str = ""
+    study: Study,
+    verdict: str,
+    answer: str,
+    evidence: list[str] | None = None,
+    action: str = "",
+    proposals: tuple[Proposal, ...] = (),
 ) -> Finding:
     return Finding(
         question=QUESTION,
@@ -149,4 +166,5 @@ def _finding(
         trials=tuple(trial.number for trial in study.leaders),
         figures=FIGURES,
         playbook=PLAYBOOK,
+        proposals=proposals,
     )

@@ -1,0 +1,167 @@
+"""Do the best trials still improve at the end of training, or have they long stopped?"""
+
+import dataclasses
+
+import numpy as np
+
+from playbook_jax.analysis import curve_shapes, curves, numerals
+from playbook_jax.analysis.curves import Curve
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, best_step
+from playbook_jax.analysis.study import Study, Trial
+
+ORDER = 45
+
+CHANCE = 0.01  # that a flat curve seems to fall so; at two of three trials, 1 in 3,000
+# From the third quarter to the last one: less than this part of the value is no progress to wait for.
+SMALLEST = 0.02
+# A curve has "saturated long before the end" where it stays within SMALLEST of its end, or within its
+# scatter, from this part of the run on.
+SATURATED_AT = 0.4
+NEAR = 4  # standard errors of a smoothed value; its lowest is two or so below what is true
+MOST = 0.6  # of the best trials that must agree
+
+QUESTION = "Is training over at the end?"
+SECTION = "Examining the training curves"
+PLAYBOOK = ("still-improving", "saturated-early")
+FIGURES = ("training-curves",)
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """How a trial's training ends.
+
+    Attributes:
+      trial: its number.
+      fallen: what validation gained from the third quarter to the last one.
+      improving: whether that is more than scatter, and enough to matter.
+      settled: the part of the run after which neither validation nor training moved any more.
+    """
+
+    trial: int
+    fallen: float
+    improving: bool
+    settled: float
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns whether the best trials are still improving, or saturated long before.
+
+    Source: playbook, "Examining the training curves": the first is the compute-bound regime, where more
+    steps or another schedule may help; the second asks for fewer steps.
+    """
+    ends = [end for t in curves.compared(study) if (end := measure(study, t)) is not None]
+    if not ends:
+        text = (
+            f"The best trials have fewer than {curve_shapes.FEWEST} evaluations of validation each."
+            if study.ranked
+            else "No trial is complete."
+        )
+        return [_finding(CANNOT_TELL, text)]
+    improving = [e for e in ends if e.improving]
+    told = [f"trial {e.trial} {numerals.metric(study.metric, e.fallen)}" for e in ends[:4]]
+    evidence = [
+        f"From the third quarter of the run to the last one, the {numerals.metric_label(study.metric)} "
+        f"improved by: {numerals.join(told)}."
+    ]
+    trials = tuple(e.trial for e in ends)
+    if len(improving) >= MOST * len(ends):
+        return [_still_improving(study, evidence, trials)]
+    settled = [e for e in ends if e.settled <= SATURATED_AT]
+    if len(settled) >= MOST * len(ends):
+        return [_saturated(study, ends, evidence, trials)]
+    text = "The best trials have stopped improving, and not long before the end."
+    return [_finding(FINE, text, evidence, trials=trials)]
+
+
+def measure(study: Study, trial: Trial) -> End | None:
+    """Returns how a trial ends, or None where too few evaluations of validation are known."""
+    curve = curves.validation(study, trial)
+    if curve is None or len(curve) < curve_shapes.FEWEST:
+        return None
+    fallen, chance = curve_shapes.late_fall(curve.values)
+    matters = fallen > SMALLEST * abs(float(np.mean(curve.values[-3:])))
+    settled = max(
+        [
+            settles(c)
+            for c in (curve, curves.training(study, trial))
+            if c is not None and len(c) >= 8
+        ]
+    )
+    return End(trial.number, fallen, bool(matters and chance <= CHANCE), settled)
+
+
+def settles(curve: Curve) -> float:
+    """Returns the part of the run after which a smoothed curve stays near its lowest place."""
+    smoothed = curve_shapes.smooth(curve.values)
+    w = curve_shapes.width(len(curve))
+    near = max(
+        SMALLEST * abs(float(smoothed[-1])), NEAR * curve_shapes.scatter(curve.values) / np.sqrt(w)
+    )
+    first = int(np.flatnonzero(smoothed <= smoothed.min() + near)[0])
+    return float(curve.steps[first + w // 2] / curve.steps[-1])
+
+
+def _still_improving(study: Study, evidence: list[str], trials: tuple[int, ...]) -> Finding:
+    leaders = [t for t in study.trials if t.number in trials]
+    if all(best_step.decays_to_zero(study, trial) for trial in leaders):
+        text = (
+            "The best trials improve to the end, as they do where the learning rate decays to zero: "
+            "this alone does not show that training is compute-bound."
+        )
+        return _finding(CANNOT_TELL, text, evidence, trials=trials)
+    already = any(f.action for f in best_step.check(study))
+    return _finding(
+        LOOK,
+        "The best trials are still improving at the end: training is compute-bound.",
+        evidence,
+        ""
+        if already
+        else "Train longer if you can afford it (max_train_steps), or let the learning rate decay.",
+        trials,
+    )
+
+
+def _saturated(
+    study: Study, ends: list[End], evidence: list[str], trials: tuple[int, ...]
+) -> Finding:
+    at = float(np.median([e.settled for e in ends]))
+    evidence.append(
+        f"Neither validation nor training moves any more after {numerals.percent(at)} of the run "
+        "(median of the best)."
+    )
+    already = any(f.action for f in best_step.check(study))
+    last = max(t.step for t in study.trials if t.number in trials)
+    steps = numerals.count(best_step.round_up(round(1.5 * at * last)))
+    return _finding(
+        LOOK,
+        "Training and validation had settled long before the end.",
+        evidence,
+        "" if already else f"Fewer steps do: set max_train_steps to {steps} or so.",
+        trials,
+    )
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: list[str] | None = None,
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence or ()),
+        action=action,
+        advice=(
+            "Trials that improve to the end are limited by compute: more steps, or another schedule, may "
+            "help. Trials that settled long before are not, and can do with fewer. In doubt, train longer."
+            if verdict == LOOK
+            else ""
+        ),
+        section=SECTION,
+        trials=trials,
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )

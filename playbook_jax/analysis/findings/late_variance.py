@@ -1,0 +1,115 @@
+"""Do evaluations late in training scatter so much that they blur the differences between trials?"""
+
+import math
+
+import numpy as np
+
+from playbook_jax.analysis import curve_shapes, curves, numerals
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.study import Study, Trial
+
+ORDER = 55
+
+# The scatter from one evaluation to the next, in parts of the spread of the trials that compete. At a
+# third it moves trials by few places; as large as the spread, the order of the trials is luck.
+LOOK_PART, ACT_PART = 0.6, 1.0
+COMPETING = 0.5  # the better half: that a hopeless trial is worse, no scatter hides
+FEWEST = 6  # complete trials; of fewer, their spread is not known to better than a third
+
+QUESTION = "Do evaluations scatter late in training?"
+SECTION = "Examining the training curves"
+PLAYBOOK = ("late-variance",)
+FIGURES = ("training-curves",)
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns how the late scatter of the best trials compares with the differences between trials.
+
+    Source: playbook, "Examining the training curves": high step-to-step variance late in training hides
+    differences between scientific values, and the best trial's luck cannot be repeated.
+    """
+    if len(study.ranked) < FEWEST:
+        number = numerals.plural(len(study.ranked), "complete trial")
+        return [_finding(CANNOT_TELL, f"{number}: too few to know how far trials lie apart.")]
+    scatters = {t.number: late_scatter(study, t) for t in curves.compared(study)}
+    known = {number: value for number, value in scatters.items() if math.isfinite(value)}
+    if not known:
+        text = f"The best trials have fewer than {curve_shapes.FEWEST} evaluations each."
+        return [_finding(CANNOT_TELL, text)]
+    scatter, spread = float(np.median(list(known.values()))), between(study)
+    if spread == 0 == scatter:
+        return [_finding(CANNOT_TELL, "The better half of the trials came to the same objective.")]
+    part = scatter / spread if spread else math.inf
+    evidence = (
+        f"From one late evaluation to the next the {numerals.metric_label(study.metric)} scatters by "
+        f"{numerals.metric(study.metric, scatter)} (standard deviation, median over "
+        f"{numerals.trials(list(known))}).",
+        f"The better half of the {len(study.ranked)} complete trials lie "
+        f"{numerals.metric(study.metric, spread)} apart (standard deviation): the scatter is "
+        f"{numerals.percent(part) if spread else 'more'} of that.",
+    )
+    trials = tuple(known)
+    if part < LOOK_PART:
+        return [
+            _finding(
+                FINE, "Late evaluations scatter less than trials differ.", evidence, "", trials
+            )
+        ]
+    answers = {
+        LOOK: "Late evaluations scatter nearly as much as the better trials differ.",
+        ACT: "Late evaluations scatter as much as the better trials differ: their order is luck.",
+    }
+    verdict = ACT if part >= ACT_PART else LOOK
+    return [_finding(verdict, answers[verdict], evidence, _remedies(study), trials)]
+
+
+def late_scatter(study: Study, trial: Trial) -> float:
+    """Returns the scatter of a trial's objective in the second half; NaN where too little is known."""
+    curve = curves.validation(study, trial)
+    if curve is None or len(curve) < curve_shapes.FEWEST:
+        return math.nan
+    return curve_shapes.scatter(curve.values)
+
+
+def between(study: Study) -> float:
+    """Returns the standard deviation of the objectives of the better half of the complete trials."""
+    costs = study.costs(study.ranked)
+    return float(np.std(costs[: max(3, math.ceil(COMPETING * len(costs)))], ddof=1))
+
+
+def _remedies(study: Study) -> str:
+    """Returns what to try, what the study does not have yet first."""
+    ways = []
+    if study.base("schedule") == "constant":
+        ways.append("a learning rate that decays")
+    if not study.base("hparams.polyak_decay"):
+        ways.append("the average of the parameters (polyak_decay)")
+    ways += ["more validation data", "a larger batch"]
+    return f"Try {numerals.join(ways, 'or')}."
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: tuple[str, ...] = (),
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=evidence,
+        action=action,
+        advice=(
+            "Each trial is then judged by a lucky or an unlucky step, and the best one's result may not "
+            "be had again. The usual causes are the examples that happen to be in a batch, a small "
+            "validation set, and a learning rate that is too high late in training."
+            if action
+            else ""
+        ),
+        section=SECTION,
+        trials=trials,
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )

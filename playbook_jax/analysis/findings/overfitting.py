@@ -1,0 +1,234 @@
+"""Does the validation error rise again while training goes on to improve?"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from playbook_jax.analysis import curve_shapes, curves, numerals
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.study import Study, Trial
+
+ORDER = 50
+
+# That one of the best trials seems to overfit by its scatter alone, all of them together. This chance is
+# that of flat curves; of curves that still fall, it is less.
+CHANCE = 0.05
+# The same for any one of the other trials, which are counted: so many more than this part must rise that
+# it has the probability CHANCE.
+OTHER_CHANCE = 0.02
+# A rise of less than this part of the best value is no problem: retrospective selection takes the best.
+SMALLEST = 0.03
+# How far training may be above where it was, in standard errors of a smoothed value, and still be said
+# not to rise.
+TRAINING_ERRORS = 3
+
+QUESTION = "Do trials overfit?"
+SECTION = "Examining the training curves"
+PLAYBOOK = ("problematic-overfitting", "overfitting-anywhere")
+FIGURES = ("training-curves",)
+# Hyperparameters that regularize, by what their names contain.
+REGULARIZERS = (
+    "weight_decay",
+    "dropout",
+    "label_smoothing",
+    "augment",
+    "mixup",
+    "cutout",
+    "regulariz",
+    "l2",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rise:
+    """How the validation error of a trial rises again.
+
+    Attributes:
+      trial: its number.
+      risen: by how much it ends above its lowest place.
+      chance: the probability that scatter alone makes it seem so.
+      step: where it was lowest.
+      relevant: whether it rises far enough, while training does not get worse.
+    """
+
+    trial: int
+    risen: float
+    chance: float
+    step: int
+    relevant: bool
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns whether the trials that count overfit, or any others.
+
+    Source: playbook, "Examining the training curves": problematic overfitting is a validation error that
+    begins to rise during training; it is looked for in the best trial of each scientific value, and
+    then in all, for selection favours trials that are regularized, by a bad learning rate even.
+    """
+    compared = curves.compared(study)
+    rises = {t.number: measure(study, t) for t in study.learned}
+    known = {number: rise for number, rise in rises.items() if rise is not None}
+    best = [known[t.number] for t in compared if t.number in known]
+    if not best:
+        return [_unknown(study)]
+    overfit = [r for r in best if r.relevant and r.chance <= CHANCE / len(best)]
+    others = [r for n, r in known.items() if n not in {b.trial for b in best}]
+    suspects = [r for r in others if r.relevant and r.chance <= OTHER_CHANCE]
+    if overfit:
+        return [_among_the_best(study, overfit, best, suspects)]
+    if suspects and _tail(len(suspects), len(others)) <= CHANCE:
+        return [_among_others(study, best, suspects, len(others))]
+    text = "The validation error does not rise again"
+    return [
+        _finding(
+            study,
+            FINE,
+            f"{text} by more than its scatter, in the trials that are compared or in the others.",
+            (_told(study, best),),
+            trials=tuple(r.trial for r in best),
+        )
+    ]
+
+
+def measure(study: Study, trial: Trial) -> Rise | None:
+    """Returns how a trial's validation error rises again, or None where too little was recorded."""
+    curve = curves.validation(study, trial)
+    if curve is None or len(curve) < curve_shapes.FEWEST:
+        return None
+    risen, chance, lowest = curve_shapes.rise(curve.values)
+    step = curve.steps[lowest]
+    relevant = risen > SMALLEST * abs(float(curve.values.min()))
+    relevant = relevant and not _training_rises(study, trial, float(step))
+    return Rise(trial.number, risen, chance, int(step), relevant)
+
+
+def _training_rises(study: Study, trial: Trial, step: float) -> bool:
+    """Says whether training ends worse than it was at a step: then it is not overfitting."""
+    curve = curves.training(study, trial)
+    if curve is None or len(curve) < curve_shapes.FEWEST:
+        return False
+    smoothed = curve_shapes.smooth(curve.values)
+    w = curve_shapes.width(len(curve))
+    at = int(np.clip(np.searchsorted(curve.steps, step) - w // 2, 0, len(smoothed) - 1))
+    error = curve_shapes.scatter(curve.values) / math.sqrt(w)
+    return bool(smoothed[-1] - smoothed[at] > TRAINING_ERRORS * error)
+
+
+def _tail(number: int, of: int) -> float:
+    """Returns the probability that as many or more of flat curves seem to rise."""
+    return sum(
+        math.comb(of, k) * OTHER_CHANCE**k * (1 - OTHER_CHANCE) ** (of - k)
+        for k in range(number, of + 1)
+    )
+
+
+def _among_the_best(
+    study: Study, overfit: list[Rise], best: list[Rise], suspects: list[Rise]
+) -> Finding:
+    names = numerals.trials([r.trial for r in overfit])
+    evidence = [_told(study, overfit)]
+    if suspects:
+        evidence.append(
+            f"So {'does' if len(suspects) == 1 else 'do'} {numerals.trials([r.trial for r in suspects])}."
+        )
+    exempt = [
+        h.label for h in study.hyperparameters if h.role == "scientific" and _regularizes(h.name)
+    ]
+    if exempt:
+        text = (
+            f"Overfitting in {names}, as weak settings of {numerals.join(exempt)} make it: the study is "
+            "about regularization, so that it is not held against them."
+        )
+        return _finding(study, FINE, text, tuple(evidence), trials=tuple(r.trial for r in overfit))
+    if len(overfit) == len(best) == 1:
+        which = "the trial that counts"
+    else:
+        which = f"{numerals.share(len(overfit), len(best))} trials that are compared"
+    tuned = [h.label for h in study.hyperparameters if _regularizes(h.name)]
+    action = (
+        "Run the study again with more regularization (dropout, label smoothing or weight decay)"
+    )
+    if tuned:
+        action = f"Search stronger regularization ({numerals.join(tuned)}, or another kind as well)"
+    return _finding(
+        study,
+        ACT,
+        numerals.sentence(f"The validation error rises again in {which}: {names}"),
+        tuple(evidence),
+        f"{action} before anything is compared.",
+        tuple(r.trial for r in overfit),
+    )
+
+
+def _among_others(study: Study, best: list[Rise], suspects: list[Rise], others: int) -> Finding:
+    suspects = sorted(suspects, key=lambda r: r.chance)
+    expected = numerals.number(OTHER_CHANCE * others, 2)
+    return _finding(
+        study,
+        LOOK,
+        f"The best trials do not overfit, but {numerals.share(len(suspects), others)} others do.",
+        (
+            _told(study, suspects),
+            f"Of {numerals.count(others)} flat curves, scatter would make {expected} look so.",
+            _told(study, best),
+        ),
+        "See in their curves and on the axes whether the best trials are those that train worse, by a "
+        "small learning rate, say; if so, add regularization and tune again.",
+        tuple(r.trial for r in suspects),
+    )
+
+
+def _told(study: Study, rises: list[Rise]) -> str:
+    told = [
+        f"trial {r.trial} ends {numerals.metric(study.metric, r.risen)} above its lowest, at step "
+        f"{numerals.count(r.step)}"
+        for r in rises[:4]
+    ]
+    more = f", and {len(rises) - 4} more" if len(rises) > 4 else ""
+    return numerals.sentence(
+        f"Smoothed {numerals.metric_label(study.metric)}: {'; '.join(told)}{more}"
+    )
+
+
+def _regularizes(name: str) -> bool:
+    return any(part in name for part in REGULARIZERS)
+
+
+def _unknown(study: Study) -> Finding:
+    if not study.ranked:
+        text = "No trial is complete."
+    elif not study.metric.startswith(curves.VALIDATION):
+        text = f"The objective, {numerals.metric_label(study.metric)}, is not of validation."
+    else:
+        text = f"The best trials have fewer than {curve_shapes.FEWEST} evaluations each."
+    return _finding(study, CANNOT_TELL, text)
+
+
+def _finding(
+    study: Study,
+    verdict: str,
+    answer: str,
+    evidence: tuple[str, ...] = (),
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=evidence,
+        action=action,
+        advice=(
+            "Where the best trial of some scientific value overfits, regularize before values are "
+            "compared: cheap means are dropout, label smoothing, weight decay. Where only others do, "
+            "selecting the best has favoured trials that something regularizes, perhaps a learning rate "
+            "that hampers training."
+            if action
+            else ""
+        ),
+        section=SECTION,
+        trials=trials,
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )

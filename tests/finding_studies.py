@@ -1,0 +1,198 @@
+"""Random studies in which it is known what a check has to find: for tests and the benchmark.
+
+A case makes one study from a random generator, a number of trials, and whether the effect is there. An
+effect is three times the noise, where there is noise.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import synthetic_study as synthetic
+
+from playbook_jax.analysis import findings, step_records, study as study_lib
+
+RATE = "hparams.learning_rate"
+ONE = {RATE: synthetic.LEARNING_RATE}
+STEPS = 1000
+EVALUATIONS = 40
+NOISE = 0.002  # of an evaluation; error rates are around 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A check and the studies that try it.
+
+    Attributes:
+      name: what is looked for.
+      check: the check.
+      make: (generator, number of trials, whether the effect is there) → study.
+      alarm: the verdicts that count as having found it.
+    """
+
+    name: str
+    check: Callable[[study_lib.Study], list[findings.Finding]]
+    make: Callable[[np.random.Generator, int, bool], study_lib.Study]
+    alarm: tuple[str, ...] = (findings.ACT, findings.LOOK)
+    says: str = ""  # words of the answer, where a check looks for several things
+
+    def fires(self, rng: np.random.Generator, trials: int, there: bool) -> bool:
+        """Says whether the check finds the effect in a random study."""
+        found = self.check(self.make(rng, trials, there))
+        return any(f.verdict in self.alarm and self.says in f.answer for f in found)
+
+
+def rates(case: Case, trials: int, studies: int, seed: int = 0) -> tuple[float, float]:
+    """Returns the fraction of false alarms and of misses over so many random studies each."""
+    rng = np.random.default_rng([seed, trials])
+    alarms = np.mean([case.fires(rng, trials, False) for _ in range(studies)])
+    return float(alarms), 1 - float(
+        np.mean([case.fires(rng, trials, True) for _ in range(studies)])
+    )
+
+
+def study(rows, spaces=ONE, **options):
+    """A study of trials of STEPS steps."""
+    rows = [{"at": [0.5] * len(spaces), "step": STEPS} | row for row in rows]
+    return synthetic.made(rows, spaces=spaces, **options)
+
+
+def falling(rng, level, end=EVALUATIONS, *, tail=0.0, noise=NOISE):
+    """A curve that falls to `level` and is flat but for its noise; `tail` is added linearly from half on."""
+    t = np.arange(1, end + 1) / end
+    return (
+        level
+        + 0.5 * np.exp(-12 * t)
+        + tail * np.clip(2 * t - 1, 0, 1)
+        + noise * rng.normal(size=end)
+    )
+
+
+def trial(rng, validation, train=None, **changes):
+    """A complete trial with these curves."""
+    steps = np.linspace(STEPS / len(validation), STEPS, len(validation)).round()
+    best = int(np.argmin(validation))
+    evaluations = {"step": steps, "validation/error_rate": validation}
+    if train is not None:
+        evaluations["train/error_rate"] = train
+    return {
+        "objective": float(validation[best]),
+        "best_step": int(steps[best]),
+        "evaluations": evaluations,
+    } | changes
+
+
+def records(loss, norm, clipped=None):
+    """The records of steps with these losses and gradient norms, as a summary has them."""
+    from playbook_jax import trial as trial_lib
+
+    rows = np.stack([loss, norm, norm, norm, norm], axis=1)
+    curves = trial_lib._thin_records(rows, trial_lib.STEP_COLUMNS)
+    finite = norm[np.isfinite(norm)]
+    return step_records.StepRecords(
+        {name: np.array(values, float) for name, values in curves.items() if name in _CURVES},
+        {p: float(np.percentile(finite, p)) for p in trial_lib.PERCENTILES},
+        *_histogram(finite),
+        clipped,
+        {"loss": np.asarray(loss, float), "gradient_norm": np.asarray(norm, float)},
+    )
+
+
+_CURVES = ("step", "loss", "gradient_norm", "gradient_norm_max")
+
+
+def _histogram(norms):
+    counts, edges = np.histogram(np.log10(norms[norms > 0]), bins=40)
+    return edges, counts.astype(float)
+
+
+# --- Overfitting ---
+
+
+def overfitting(rng, trials, there):
+    """Validation rises again by three times its noise, in all trials; or is flat."""
+    levels = 0.1 + 0.05 * rng.random(trials)
+    rows = []
+    for level in levels:
+        validation = falling(rng, level, tail=3 * NOISE * there)
+        rows.append(trial(rng, validation, falling(rng, level / 2, tail=-0.01)))
+    return study(rows)
+
+
+def overfitting_of_others(rng, trials, there):
+    """The better half is flat, a third of the others rise."""
+    rows = []
+    for i in range(trials):
+        tail = 6 * NOISE if there and i >= trials // 2 and i % 3 == 0 else 0
+        level = 0.1 + 0.002 * i
+        rows.append(trial(rng, falling(rng, level, tail=tail), falling(rng, level / 2)))
+    return study(rows)
+
+
+# --- The other curves ---
+
+
+def late_variance(rng, trials, there):
+    """Late scatter is three times what it is else: as large as the better trials differ, or a third."""
+    noise = NOISE * (3 if there else 1)
+    # The better half is then uniform over 6 √3 × NOISE, of standard deviation 3 × NOISE.
+    costs = np.sort(rng.uniform(0, 12 * np.sqrt(3) * NOISE, trials))
+    return study([trial(rng, falling(rng, 0.1 + cost, noise=noise)) for cost in costs])
+
+
+def still_improving(rng, trials, there):
+    """The last quarter is better than the third one by three times the noise; or both are equal."""
+    rows = []
+    for _ in range(trials):
+        # Falling linearly over the second half by 2 × 3 σ: from one quarter to the next by 3 σ.
+        validation = falling(rng, 0.1 + 0.05 * rng.random(), tail=-6 * NOISE * there)
+        rows.append(trial(rng, validation))
+    return study(rows, base={"schedule": "constant"})
+
+
+def saturated(rng, trials, there):
+    """Curves are flat from a quarter of the run on; or fall by three times the noise after that."""
+    rows = []
+    t = np.arange(1, EVALUATIONS + 1) / EVALUATIONS
+    late = 3 * NOISE * np.clip((0.7 - t) / 0.3, 0, 1) * (not there)  # from 40 to 70 % of the run
+    for _ in range(trials):
+        level = 0.1 + 0.05 * rng.random()
+        validation, train = (
+            level * part + np.exp(-20 * t) / 2 + late + NOISE * rng.normal(size=EVALUATIONS)
+            for part in (1, 0.5)
+        )
+        rows.append(trial(rng, validation, train))
+    return study(rows, base={"schedule": "constant"})
+
+
+def rising_loss(rng, trials, there):
+    """The loss of all trials ends above its lowest by three times its noise; or stays there."""
+    rows = []
+    for _ in range(trials):
+        t = np.arange(STEPS) / STEPS
+        # The noise of a curve's value, the mean of five steps, is 0.1 / √5; the tail is three times 0.1.
+        tail = 0.3 * np.clip(2 * t - 1, 0, 1) * there
+        loss = 0.3 + 2 * np.exp(-12 * t) + tail + 0.1 * rng.normal(size=STEPS)
+        rows.append(trial(rng, falling(rng, 0.1), records=records(loss, np.ones(STEPS))))
+    return study(rows)
+
+
+def periodic(rng, trials, there):
+    """Validation goes up and down by three times its noise, with the same period in all trials."""
+    rows, period = [], rng.uniform(2.5, 8)
+    phase = rng.uniform(0, 2 * np.pi)
+    t = np.arange(EVALUATIONS)
+    wave = 3 * NOISE * np.sin(2 * np.pi * t / period + phase) * there
+    for _ in range(trials):
+        rows.append(trial(rng, falling(rng, 0.1 + 0.05 * rng.random()) + wave))
+    return study(rows)
+
+
+def not_fit(rng, trials, there):
+    """Training has 95 % of the error of validation, or 50 %."""
+    rows = []
+    for _ in range(trials):
+        level = 0.1 + 0.05 * rng.random()
+        train = falling(rng, level * (0.95 if there else 0.5), noise=3 * NOISE)
+        rows.append(trial(rng, falling(rng, level), train))
+    return study(rows)
