@@ -1,0 +1,151 @@
+"""Do the validation metrics go up and down with a period?"""
+
+import functools
+
+import numpy as np
+
+from playbook_jax.analysis import curves, numerals
+from playbook_jax.analysis.curves import Curve
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, Finding
+from playbook_jax.analysis.study import Study
+
+ORDER = 56
+
+CHANCE = 0.01  # that scatter alone is so periodic: a bug is not to be suspected lightly
+FEWEST = 24  # evaluations of a trial: of fewer, few periods can be told apart
+TRIALS = 8  # the best so many are averaged: what they share is the data, and so a bug of its order
+# The first so much of a run is left out, where curves fall too steeply for their scatter to be seen.
+FALLING = 0.2
+CYCLES = 4  # a period must come so often, so that it is no bend of the curve
+_DRAWS = 4000
+_MOST = 200
+
+QUESTION = "Are validation metrics periodic?"
+SECTION = "Setting up periodic evaluations"
+PLAYBOOK = ("periodic-metrics",)
+FIGURES = ("training-curves",)
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns whether the best trials' validation metric has a period that they share.
+
+    Source: playbook, "Setting up periodic evaluations": periodicity in metrics of shuffled splits can
+    indicate test data that overlap with training data, or training data that are not shuffled properly.
+    """
+    found = [(t, curve) for t in study.learned if (curve := _regular(curves.validation(study, t)))]
+    if not found:
+        text = (
+            f"Fewer than {FEWEST} evaluations at equal distances, in every trial: too few for a period."
+            if study.learned
+            else "No trial is complete."
+        )
+        return [_finding(CANNOT_TELL, text)]
+    length = len(found[0][1])
+    alike = [(t, c) for t, c in found if len(c) == length and c.steps[-1] == found[0][1].steps[-1]]
+    alike = alike[:TRIALS]
+    power = np.mean([spectrum(curve.values) for _, curve in alike], axis=0)
+    at = int(np.argmax(power))
+    chance = _chance(float(power[at]), length, len(alike))
+    trials = tuple(t.number for t, _ in alike)
+    names = numerals.trials(trials)
+    told = (
+        f"Averaged over {names}; scatter alone gives as strong a period with probability "
+        f"{numerals.probability(chance)}."
+    )
+    if chance > CHANCE:
+        return [_finding(FINE, "No period stands out of their scatter.", (told,), trials=trials)]
+    curve = alike[0][1]
+    kept = _late(curve.values)
+    every = float(curve.steps[-1] - curve.steps[-2])
+    period = numerals.count(round(len(kept) * every / (at + CYCLES)))
+    answer = f"The {numerals.metric_label(study.metric)} goes up and down every {period} steps."
+    action = (
+        "Compare this with the steps of an epoch. Check that the splits do not overlap, and that training "
+        "data are shuffled anew each epoch."
+    )
+    return [_finding(ACT, answer, (told,), action, trials)]
+
+
+def spectrum(values: np.ndarray) -> np.ndarray:
+    """Returns how strong each frequency is in a curve's scatter, from CYCLES cycles on.
+
+    The moving mean is taken away, and what is left is turned into normal scores, so that neither bends nor
+    single jumps look like a period.
+
+    Args:
+      values: a curve.
+
+    Returns:
+      The periodogram, its mean 1.
+    """
+    kept = _late(values)
+    w = max(3, len(kept) // CYCLES) | 1  # odd
+    padded = np.pad(kept, w // 2, mode="reflect", reflect_type="odd")
+    off = kept - np.convolve(padded, np.full(w, 1 / w), mode="valid")
+    ranks = np.argsort(np.argsort(off, kind="stable"), kind="stable")
+    power = np.abs(np.fft.rfft(_normal_scores(len(kept))[ranks])[CYCLES:]) ** 2
+    return power / power.mean()
+
+
+def _late(values: np.ndarray) -> np.ndarray:
+    return values[int(FALLING * len(values)) :]
+
+
+@functools.cache
+def _normal_scores(length: int) -> np.ndarray:
+    from statistics import NormalDist
+
+    return np.array([NormalDist().inv_cdf((i + 0.5) / length) for i in range(length)])
+
+
+def _chance(strongest: float, length: int, trials: int) -> float:
+    """Returns how often the strongest of all frequencies is as strong, in so many curves of noise."""
+    draws = _strongest(min(length, _MOST), trials)
+    return float((np.sum(draws >= strongest) + 1) / (len(draws) + 1))
+
+
+@functools.lru_cache(maxsize=8)
+def _strongest(length: int, trials: int) -> np.ndarray:
+    rng = np.random.default_rng(length)
+    pool = np.array([spectrum(noise) for noise in rng.normal(size=(_DRAWS // 2, length))])
+    mixed = rng.integers(0, len(pool), size=(_DRAWS, trials))
+    return np.array([pool[chosen].mean(axis=0).max() for chosen in mixed])
+
+
+def _regular(curve: Curve | None) -> Curve | None:
+    """Returns the curve without a last evaluation that is nearer than the others; None if too short."""
+    if curve is None or len(curve) < FEWEST:
+        return None
+    gaps = np.diff(curve.steps)
+    usual = float(np.median(gaps))
+    if gaps[-1] < 0.9 * usual:
+        curve, gaps = Curve(curve.metric, curve.steps[:-1], curve.values[:-1]), gaps[:-1]
+    # A curve that was thinned has gaps that differ by one evaluation.
+    even = np.all(np.abs(gaps - usual) <= 0.51 * usual) and len(curve) >= FEWEST
+    return curve if even and np.ptp(curve.values[len(curve) // 2 :]) > 0 else None
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: tuple[str, ...] = (),
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=evidence,
+        action=action,
+        advice=(
+            "Where the data are shuffled, metrics have no reason to be periodic: the test data may overlap "
+            "with the training data, or these may not be shuffled properly."
+            if action
+            else ""
+        ),
+        section=SECTION,
+        trials=trials,
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )
