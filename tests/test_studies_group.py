@@ -165,6 +165,24 @@ def test_a_failed_trial_is_its_studys(tmp_path):
         assert states == ["COMPLETE", "FAILED", "COMPLETE"]
 
 
+def test_trials_go_to_their_studies_turn_by_turn(tmp_path, load):
+    spec = load()
+    whole, directory = group.open_group(spec, tmp_path / "g")
+    assert whole.num_trials == 6
+    assert [p["optimizer"] for p in whole.points] == ["nesterov", "adam"] * 3
+    trials = [{"trial": t, "parameters": p} for t, p in enumerate(whole.points)]
+    for index, member in enumerate(directory.members):
+        own = directory.trials_of(index, trials)
+        assert [row["parameters"] for row in own] == design.points(member.specification)
+        statuses = directory.statuses_of(index, {t: {"of": t} for t in range(6)})
+        assert statuses == {n: {"of": 2 * n + index} for n in range(3)}
+        for number in range(3):
+            path = tmp_path / "g" / NAMES[index] / "trials" / f"00{number}"
+            assert directory.trial_directory(2 * number + index) == path
+    directory.release(undo=True)
+    assert not (tmp_path / "g").exists()
+
+
 def test_a_preview_writes_every_study_and_a_new_one_replaces_it(tmp_path, capsys):
     path = tmp_path / "g"
     preview.preview(write(tmp_path / "study.py", **GROUP), path)

@@ -11,7 +11,6 @@ from playbook_jax import trial
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import (
     design,
-    halton_dimensions,
     launcher,
     samplers,
     search_space,
@@ -53,75 +52,47 @@ def test_the_points_of_the_digits_study_stay_what_they_were():
         assert row == pytest.approx(expected, rel=1e-12)
 
 
-def dimension_of(name, spaces):
-    primes = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47]
-    return primes[halton_dimensions.assign(spaces)[name]]
-
-
 @pytest.mark.playbook("scientific-values-sampled-evenly")
-@pytest.mark.parametrize("k", range(2, halton_dimensions.MAX_LISTED + 1))
-@pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_listed_values_are_within_one_of_even_at_powers_of_their_prime(k, place):
+@pytest.mark.parametrize(("place", "prime"), [(0, 2), (1, 3), (2, 5), (3, 7)])
+@pytest.mark.parametrize("k", [2, 3, 4, 5, 6, 7, 10])
+def test_listed_values_are_within_one_of_even_at_powers_of_their_prime(k, place, prime):
     names = ["a", "b", "c"]
     names.insert(place, "x")
     spaces = parsed(**dict.fromkeys(names, UNIT) | {"x": listed(k)})
-    prime = dimension_of("x", spaces)
-    powers = [prime**m for m in range(1, 9) if prime**m <= 2_000]
-    for seed in range(3):
+    powers = [prime**m for m in range(1, 9) if prime**m <= 400]
+    for seed in range(5):
         values = [row["x"] for row in samplers.sample("halton", spaces, powers[-1], seed)]
         for n in powers:
             counts = collections.Counter(values[:n])
-            assert max(abs(counts[v] - n / k) for v in spaces["x"].values) <= 1, (n, counts)
+            assert max(abs(counts[v] - n / k) for v in spaces["x"].values) < 1, (n, counts)
 
 
-@pytest.mark.playbook("scientific-values-sampled-evenly")
-@pytest.mark.parametrize("k", [2, 3, 4, 5, 7])
-def test_a_first_list_of_a_prime_or_its_power_is_even_at_any_number_of_trials(k):
-    spaces = parsed(x=listed(k), a=UNIT, b=UNIT)
-    values = [row["x"] for row in samplers.sample("halton", spaces, 200, seed=1)]
-    for n in range(1, 200):
-        counts = collections.Counter(values[:n])
-        assert max(abs(counts[v] - n / k) for v in spaces["x"].values) <= 1
+@pytest.mark.playbook("scientific-values-sampled-evenly", "joint-study")
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_listed_values_are_nearly_even_at_any_number_of_trials(k):
+    for seed in range(10):
+        spaces = parsed(x=listed(k), a=UNIT, b=UNIT)
+        values = [row["x"] for row in samplers.sample("halton", spaces, 200, seed)]
+        # Random draws are off by 8 or more somewhere, in half of the studies.
+        for n in range(1, 200):
+            counts = collections.Counter(values[:n])
+            assert max(abs(counts[v] - n / k) for v in spaces["x"].values) <= 3
 
 
-def test_two_lists_of_three_values_and_small_integers_are_even_too():
+def test_two_lists_and_small_integers_are_not_tied_to_one_another():
     spaces = parsed(
-        x=listed(3), y=listed(3), n={"scale": "linear", "low": 1, "high": 3, "type": "int"}, a=UNIT
+        x=listed(3), y=listed(3), n={"scale": "linear", "low": 1, "high": 3, "type": "int"}
     )
-    dimensions = halton_dimensions.assign(spaces)
-    assert dimensions["a"] == 0  # the range gets the prime that no list of three can use
-    rows = samplers.sample("halton", spaces, 3 * 7 * 13, seed=0)
-    for name, values in (("x", spaces["x"].values), ("y", spaces["y"].values), ("n", (1, 2, 3))):
-        prime = dimension_of(name, spaces)
-        counts = collections.Counter(row[name] for row in rows[:prime])
-        assert max(abs(counts[v] - prime / 3) for v in values) <= 1
-    # They are not tied to one another: all nine pairs, nearly as often.
-    pairs = collections.Counter((row["x"], row["y"]) for row in rows)
-    assert len(pairs) == 9
-    assert max(pairs.values()) - min(pairs.values()) <= 6  # of 30 each
-
-
-def test_each_hyperparameter_has_a_dimension_of_its_own_and_ranges_keep_theirs():
-    spaces = parsed(a=UNIT, x=listed(3), b=UNIT, y=listed(2), long=listed(40), c=UNIT)
-    # Each list is even where it stands already; a long one counts as a range.
-    assert list(halton_dimensions.assign(spaces).values()) == [0, 1, 2, 3, 4, 5]
-    spaces = parsed(x=listed(3), y=listed(6), a=UNIT, z=listed(4), b=UNIT)
-    dimensions = halton_dimensions.assign(spaces)
-    assert len(set(dimensions.values())) == 5
-    # The list of six is even where it stands; 7 is 1 modulo 3, and 4 is a power of 2.
-    assert [dimension_of(name, spaces) for name in spaces] == [7, 3, 5, 2, 11]
-
-
-def test_dealing_out_a_dimension_keeps_the_distribution_uniform():
-    space = parsed(x=listed(3))["x"]
-    deal = halton_dimensions.evenly(space, 7)
-    grid = (np.arange(7**4) + 0.5) / 7**4
-    counts = collections.Counter(space.value(deal(u)) for u in grid)
-    assert max(counts.values()) - min(counts.values()) <= 1
-    # Two of seven cells each, and the last cell shared in the same way.
-    assert [space.value(deal((cell + 0.5) / 7)) for cell in range(6)] == [
-        "v0", "v0", "v1", "v1", "v2", "v2",
-    ]  # fmt: skip
+    rows = samplers.sample("halton", spaces, 270, seed=0)
+    for one, two in itertools.combinations(spaces, 2):
+        pairs = collections.Counter((row[one], row[two]) for row in rows)
+        assert len(pairs) == 9
+        assert max(abs(count - 30) for count in pairs.values()) <= 4
+    # Each learning-rate half sees each value: taken in turn, two values would see a half each.
+    spaces = parsed(x=listed(2), a=UNIT)
+    rows = samplers.sample("halton", spaces, 36, seed=0)
+    quarters = collections.Counter((row["x"], row["a"] < 0.5) for row in rows)
+    assert set(quarters.values()) == {9}
 
 
 @pytest.mark.playbook("halton-sequence", "low-discrepancy-points")
