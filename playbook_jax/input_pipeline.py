@@ -222,7 +222,9 @@ class TfdsSource(_HostSource):
             for shard in parallel.host_part(num_shards)
         ]
         self._ranges = workload.ranges()
-        self._cached = [shard.split.arrays() for shard in self._shards] if cache else None
+        self._cached = (
+            [shard.split.arrays(decoded=True) for shard in self._shards] if cache else None
+        )
 
     @staticmethod
     def read(workload: Workload) -> Mapping[str, splits.Split]:

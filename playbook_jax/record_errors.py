@@ -55,7 +55,7 @@ def _undecodable(split: "RecordSplit", piece: "Piece") -> str | None:
     records = tf.data.TFRecordDataset(piece.path).skip(piece.skip).take(piece.take)
     count = 0
     try:
-        for _ in records.map(lambda record: split.trained(record, seed)):
+        for _ in records.map(lambda record: (split.trained(record, seed), split.evaluated(record))):
             count += 1
     except tf.errors.OpError as error:
         record = next(records.skip(count).as_numpy_iterator())

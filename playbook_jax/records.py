@@ -121,8 +121,10 @@ class Records:
       encoded: features that are left as they lie on disk, for `preprocess` to decode: a JPEG, say, of
         which it decodes only what it crops.
       preprocess: example → example, of TensorFlow operations, the same in all splits and epochs.
-      augment: (example, seed) → example, for training alone. `seed`, [2], is for TensorFlow's stateless
-        random operations, `tf.image.stateless_random_…`; it differs each time an example is met.
+      augment: (example, seed) → example, next, for training alone. `seed`, [2], is for TensorFlow's
+        stateless random operations, `tf.image.stateless_random_…`; it differs each time an example is
+        met.
+      evaluate: example → example, in its place wherever nothing is random: the central crop, say.
     """
 
     builder: Any
@@ -131,6 +133,7 @@ class Records:
     encoded: tuple[str, ...] = ()
     preprocess: Callable[[Any], Any] | None = None
     augment: Callable[[Any, Any], Any] | None = None
+    evaluate: Callable[[Any], Any] | None = None
 
     @functools.cached_property
     def decodable(self) -> tuple[Any, dict[str, Any]]:
@@ -195,14 +198,16 @@ class RecordSplit:
 
     @functools.cached_property
     def spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and type of each array of an example, as training sees it.
+        """Shape and type of each array of an example, as the model sees it.
 
         Raises:
           UsageError: a shape is not fixed, or an array is no number.
         """
         tf = import_tensorflow()
         strings = tf.data.Dataset.from_tensors("")
-        found = strings.map(lambda s: self.trained(s, tf.zeros(2, tf.int64))).element_spec
+        seed = tf.zeros(2, tf.int64)
+        seen = (lambda s: self.trained(s, seed)) if self.name == "train" else self.evaluated
+        found = strings.map(seen).element_spec
         spec = {}
         for name, tensor in found.items():
             if not tensor.shape.is_fully_defined():
@@ -274,25 +279,32 @@ class RecordSplit:
 
     def augmented(self, example: Any, seed: Any) -> dict[str, Any]:
         """Returns a decoded example as training sees it."""
-        if self.name == "train" and self.records.augment:
-            return self.records.augment(example, seed)
-        return example
+        return self.records.augment(example, seed) if self.records.augment else example
 
-    def read(self, batch_size: int) -> Iterator[Arrays]:
-        """Yields all examples in batches, the last one perhaps smaller; not augmented.
+    def evaluated(self, record: Any) -> dict[str, Any]:
+        """Returns the example as evaluations see it."""
+        example = self.decoded(record)
+        return self.records.evaluate(example) if self.records.evaluate else example
+
+    def read(self, batch_size: int, *, decoded: bool = False) -> Iterator[Arrays]:
+        """Yields all examples in batches, in the order on disk, the last one perhaps smaller.
+
+        Args:
+          batch_size: how many examples each has.
+          decoded: whether to stop short of what evaluations see.
 
         Raises:
           InputError: a file is damaged, or a record cannot be decoded.
         """
         tf = import_tensorflow()
         try:
-            yield from _batches(self, batch_size).as_numpy_iterator()
+            yield from _batches(self, batch_size, decoded).as_numpy_iterator()
         except tf.errors.OpError as error:
             raise record_errors.explain(self, self.pieces, error) from error
 
-    def arrays(self) -> Arrays:
-        """Returns all examples as arrays, in the order in which they lie on disk; not augmented."""
-        parts = list(self.read(_READ_TOGETHER))
+    def arrays(self, *, decoded: bool = False) -> Arrays:
+        """Returns all examples, as `read` does, as arrays."""
+        parts = list(self.read(_READ_TOGETHER, decoded=decoded))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -327,7 +339,7 @@ class Arrayed(collections.abc.Mapping):
 
 
 @functools.lru_cache(maxsize=8)
-def _batches(split: RecordSplit, batch_size: int) -> Any:
+def _batches(split: RecordSplit, batch_size: int, decoded: bool) -> Any:
     """Returns a dataset, kept: it is gone through at each evaluation."""
     tf = import_tensorflow()
     paths, skips, takes = zip(*map(dataclasses.astuple, split.pieces), strict=True)
@@ -335,7 +347,11 @@ def _batches(split: RecordSplit, batch_size: int) -> Any:
         (list(paths), np.array(skips, np.int64), np.array(takes, np.int64))
     )
     records = files.flat_map(_piece)
-    examples = records.map(split.decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    examples = records.map(
+        split.decoded if decoded else split.evaluated,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
     return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 

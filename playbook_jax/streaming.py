@@ -24,8 +24,8 @@ SHUFFLE_BUFFER = 16_384
 _END = np.iinfo(np.int64).max
 # Numbers that no block and no position has, for seeds of their own.
 _FILES, _AUGMENTATION = -1, -2
-# Parts of later blocks that may wait for one that a tf.data service has not sent yet.
-_MOST_WAITING = 4_096
+# How many blocks the workers of a tf.data service may be ahead of one that has not come.
+_BLOCKS_AHEAD = 64
 
 
 def fold_in(seed: Any, number: Any) -> Any:
@@ -281,7 +281,8 @@ def _service_stream(shard: Shard, address: str, position: int) -> Iterator[Array
         .apply(service.distribute(service.ShardingPolicy.DYNAMIC, address))
         .prefetch(tf.data.AUTOTUNE)
     )
-    ordered = in_order(parts.as_numpy_iterator(), first, shard)
+    numbered = ((int(b), int(p), examples) for b, p, examples in parts.as_numpy_iterator())
+    ordered = in_order(numbered, first, shard)
     return stretches(ordered, within, shard.stretch)
 
 
@@ -296,12 +297,12 @@ def in_order(
     waiting: dict[tuple[int, int], Arrays] = {}
     block, part = first, 0
     for its_block, its_part, examples in parts:
-        waiting[int(its_block), int(its_part)] = examples
+        waiting[its_block, its_part] = examples
         while (block, part) in waiting:
             yield waiting.pop((block, part))
             last = (part + 1) * shard.stretch >= shard.begin(block + 1) - shard.begin(block)
             block, part = (block + 1, 0) if last else (block, part + 1)
-        if len(waiting) > _MOST_WAITING:
+        if its_block > block + _BLOCKS_AHEAD:
             raise InputError(
                 f"the tf.data service has lost part of block {block}: did one of its workers end? "
                 "The same command goes on from the latest checkpoint"
