@@ -12,6 +12,7 @@ from playbook_jax.studies import (
     conditions,
     design,
     directory,
+    group,
     launcher,
     preview,
     samplers,
@@ -22,6 +23,7 @@ from playbook_jax.studies.directory import StudyDirectory
 ADAM, NESTEROV = "hparams.learning_rate@optimizer=adam", "hparams.learning_rate@optimizer=nesterov"
 OPTIMIZERS = {"optimizer": {"values": ["nesterov", "adam"]}}
 SMALL = {"scale": "log", "low": 1e-5, "high": 1e-2}
+BETA = {"scale": "one_minus_log", "low": 0.5, "high": 0.99}
 NUISANCE = {
     NESTEROV: RATE,
     ADAM: SMALL,
@@ -265,6 +267,60 @@ def test_a_conditional_study_grows_as_it_began_and_refuses_another_order(load, t
     with pytest.raises(UsageError, match=r"holds trials of another study .*order: "):
         study.stored_trials(turned)
     study.release()
+
+
+RATIO = "hparams.learning_rate/(1-hparams.momentum)"
+
+
+@pytest.mark.playbook("infeasible-fraction")
+def test_a_ratio_is_searched_in_place_of_the_learning_rate(load):
+    spec = load(
+        scientific={},
+        nuisance={RATIO: RATE | {"low": 0.1, "high": 10.0}, "hparams.momentum": BETA},
+        baseline=True,
+    )
+    baseline, *rows = design.points(spec)
+    # 0.1 / (1 − 0.9), and the base config itself.
+    assert baseline == {RATIO: pytest.approx(1.0), "hparams.momentum": 0.9}
+    config = specification.trial_config(spec.base_config, 0, baseline, False)
+    assert config.hparams.learning_rate == pytest.approx(0.1, rel=1e-12)
+    for row in rows:
+        assert 0.1 <= row[RATIO] <= 10.0
+        config = specification.trial_config(spec.base_config, 0, row, False)
+        expected = row[RATIO] * (1 - row["hparams.momentum"])
+        assert config.hparams.learning_rate == expected
+        assert config.hparams.momentum == row["hparams.momentum"]
+
+
+def test_a_ratio_may_have_a_condition_and_a_divisor_that_does_not_vary(load):
+    nesterov = f"{RATIO}@optimizer=nesterov"
+    spec = load(nuisance={RATIO: RATE | {"when": {"optimizer": ["nesterov"]}}, ADAM: SMALL})
+    for row in design.points(spec):
+        config = specification.trial_config(spec.base_config, 0, row, False)
+        expected = row[nesterov] * (1 - 0.9) if nesterov in row else row[ADAM]
+        assert config.hparams.learning_rate == expected
+    (member, _) = group.members(
+        load(shape="group", nuisance={nesterov: RATE, ADAM: SMALL}, num_trials=4)
+    )
+    assert list(member.specification.nuisance) == [RATIO]
+
+
+@pytest.mark.parametrize(
+    ("nuisance", "message"),
+    [
+        ({RATIO: RATE, "hparams.learning_rate": RATE}, "can both hold in one trial"),
+        ({"hparams.learning_rate/hparams.momentum": RATE}, "is like hparams.learning_rate/(1-"),
+        ({"hparams.learning_rate/(1-hparams.momentun)": RATE}, "did you mean 'hparams.momentum'"),
+        ({"hparams.learning_rat/(1-hparams.momentum)": RATE}, "has no 'hparams.learning_rat'"),
+        ({"hparams.learning_rate/(1-optimizer)": RATE}, "both must be numbers"),
+        ({RATIO: {"values": [0.1, 0.2]}}, "needs bounds, and type 'float'"),
+    ],
+)
+def test_bad_ratios_end_with_one_line(load, nuisance, message):
+    with pytest.raises(UsageError) as error:
+        load(scientific={}, nuisance=nuisance)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_tables_leave_empty_what_does_not_exist(load, tmp_path):

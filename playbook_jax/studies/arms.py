@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from playbook_jax.studies import conditions
 from playbook_jax.studies.search_space import Values
 from playbook_jax.studies.specification import GROUP, Specification
 
@@ -63,7 +64,7 @@ def _arm(specification: Specification, values: Mapping[str, Any], num_trials: in
         for key, space in specification.nuisance.items()
         if all(parent not in values or values[parent] in taken for parent, taken in space.when)
     }
-    paths = {key.partition("@")[0] for key in varying}
+    paths = {conditions.path(key) for key in varying}
     return Arm(values, tuple(varying), len(paths), num_trials)
 
 

@@ -26,7 +26,12 @@ Conditions = Mapping[str, list[Any]]  # as a study config has them: {"optimizer"
 
 
 def path(key: str) -> str:
-    """Returns the path in the training config: `key` without its condition."""
+    """Returns the path in the training config: `key` without its condition and divisor."""
+    return stem(key).partition("/")[0]
+
+
+def stem(key: str) -> str:
+    """Returns the key without its condition; it may have a divisor, see reparameterized.py."""
     return key.partition("@")[0]
 
 

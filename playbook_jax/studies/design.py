@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from playbook_jax import config as config_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conditions, explicit, samplers
-from playbook_jax.studies.search_space import Space, freeze
+from playbook_jax.studies import conditions, explicit, reparameterized, samplers
+from playbook_jax.studies.search_space import Space
 from playbook_jax.studies.specification import Specification
 
 Parameters = dict[str, Any]
@@ -52,8 +51,7 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
 
 
 def _baseline(specification: Specification, spaces: Mapping[str, Space]) -> Parameters:
-    base = config_lib.flatten(specification.base_config)
-    values = {name: freeze(base[conditions.path(name)]) for name in spaces}
+    values = {n: reparameterized.axis_value(n, specification.base_config) for n in spaces}
     return {name: values[name] for name in conditions.applicable(spaces, values)}
 
 

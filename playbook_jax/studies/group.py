@@ -129,7 +129,7 @@ def _resolved(spaces: Mapping[str, Space], values: Mapping[str, Any]) -> dict[st
     for key, space in spaces.items():
         if all(values[parent] in taken for parent, taken in space.when if parent in values):
             when = tuple((parent, taken) for parent, taken in space.when if parent not in values)
-            full = conditions.key(conditions.path(key), {p: list(taken) for p, taken in when})
+            full = conditions.key(conditions.stem(key), {p: list(taken) for p, taken in when})
             result[full] = dataclasses.replace(space, when=when)
     return result
 

@@ -15,7 +15,14 @@ from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib
 from playbook_jax.errors import UsageError, closest, unknown
-from playbook_jax.studies import conditions, explicit, grid, samplers, search_space
+from playbook_jax.studies import (
+    conditions,
+    explicit,
+    grid,
+    reparameterized,
+    samplers,
+    search_space,
+)
 from playbook_jax.studies.search_space import Range, Space, Values
 
 REQUIRED = ("name", "goal", "base_config", "objective")
@@ -128,14 +135,14 @@ def trial_config(
     Args:
       base_config: a specification's.
       trial: the trial's number.
-      parameters: its hyperparameters by path, whatever their condition; lists, as JSON has them,
-        stand for tuples.
+      parameters: its hyperparameters by key, a path with a condition or a divisor, if any; lists, as
+        JSON has them, stand for tuples.
       vary_seed: whether the trial's number is added to the seed.
 
     Raises:
       UsageError: the base config lacks a path, or a value does not fit the one it replaces.
     """
-    values = {conditions.path(k): search_space.freeze(value) for k, value in parameters.items()}
+    values = reparameterized.config_values(parameters, base_config)
     if vary_seed:
         values["seed"] = (base_config.seed + trial) % 2**32
     return config_lib.override(base_config, values)
@@ -335,6 +342,7 @@ def _check_roles(
 def _check_fit(key: str, space: Space, base_config: ConfigDict) -> None:
     """Raises a UsageError where the base config cannot take the space's values."""
     name = conditions.path(key)
+    reparameterized.check(key, space, base_config)
     old = config_lib.flatten(base_config)[name]
     if isinstance(space, Range):
         whole = isinstance(old, int) and not isinstance(old, bool)
