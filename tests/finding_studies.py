@@ -196,3 +196,79 @@ def not_fit(rng, trials, there):
         train = falling(rng, level * (0.95 if there else 0.5), noise=3 * NOISE)
         rows.append(trial(rng, falling(rng, level), train))
     return study(rows)
+
+
+# --- What was recorded at each step ---
+
+
+def recorded(rng, trials, make):
+    """A study whose best few trials have records of every step: `make` gives losses and norms."""
+    rows = []
+    for i in range(trials):
+        known = records(*make()) if i < study_lib.LEADERS else step_records.StepRecords()
+        rows.append({"objective": 0.1 + 0.01 * i, "best_step": STEPS, "records": known})
+    return study(rows)
+
+
+def steps(rng, length=STEPS):
+    """Losses and gradient norms of an ordinary run."""
+    t = np.arange(length) / length
+    loss = (0.3 + 2 * np.exp(-8 * t)) * rng.lognormal(0, 0.1, length)
+    return loss, (0.5 + 3 * np.exp(-8 * t)) * rng.lognormal(0, 0.4, length)
+
+
+def spikes(rng, trials, there):
+    """In the middle of a run a gradient is far off and the loss rises; or norms are log-normal.
+
+    Both are by three times what they reach by scatter alone in a run: 90th percentile to largest.
+    """
+
+    def make():
+        loss, norm = steps(rng)
+        if there:
+            at = rng.integers(STEPS // 10, STEPS - 50)
+            block = norm[at - 25 : at + 25]
+            norm[at] = np.percentile(block, 90) * (block.max() / np.percentile(block, 90)) ** 3
+            norm[at] = max(norm[at], 3 * block.max())
+            loss[at + 1 : at + 20] += 0.3 * 10 * loss[at] * np.exp(-np.arange(19) / 8)
+        return loss, norm
+
+    return recorded(rng, trials, make)
+
+
+def early(rng, trials, there):
+    """The loss rises by 60 % within the first steps and recovers by step 35 or so; or falls at once.
+
+    Scatter of 10 % makes it seem to rise by 20 % in 500 steps, smoothed.
+    """
+
+    def make():
+        loss, norm = steps(rng)
+        bump = np.exp(-0.5 * ((np.arange(STEPS) - 15) / 6) ** 2)
+        return loss + 0.8 * loss[0] * bump * there, norm
+
+    return recorded(rng, trials, make)
+
+
+def clipped(rng, trials, there):
+    """60 % of the updates are clipped, or 40 %, as far as 1,000 steps tell; the best trial is any."""
+    rows = []
+    for i in range(trials):
+        fraction = rng.binomial(STEPS, 0.6 if there else 0.4) / STEPS
+        rows.append(
+            {
+                "objective": 0.1 + 0.01 * i,
+                "records": step_records.StepRecords(clipped_fraction=fraction),
+            }
+        )
+    return study(rows, base={"hparams": {"clip_norm": 1.0}})
+
+
+def waiting(rng, trials, there):
+    """Trials wait for 15 % of the time or 5 %, each with a standard deviation of 3 points."""
+    rows = []
+    for i in range(trials):
+        wait = float(np.clip((0.15 if there else 0.05) + 0.03 * rng.normal(), 0, 1))
+        timing = {"input_wait": wait, "examples_per_second": 1e4}
+        rows.append({"objective": 0.1 + 0.01 * i, "timing": timing})
+    return study(rows)

@@ -1,0 +1,111 @@
+"""How many of the updates does gradient clipping touch?"""
+
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.study import Study, Trial
+
+ORDER = 16
+
+AGGRESSIVE = 0.5  # "more than 50% of the updates getting clipped somehow": extremely aggressive
+PERCENTILE = 90  # of the gradient norms: "a good starting point" for the threshold
+
+QUESTION = "Is gradient clipping extremely aggressive?"
+SECTION = "Gradient clipping"
+PLAYBOOK = ("aggressive-clipping", "clip-at-the-90th-percentile")
+FIGURES = ("gradient-norms", "gradient-norm-histogram")
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns whether the best trials have more than half of their updates clipped.
+
+    Source: playbook, "Gradient clipping": extremely aggressive clipping is a strange way of reducing the
+    learning rate, and that should be reduced instead; the threshold is chosen at the 90th percentile.
+    """
+    leaders = study.leaders
+    if not leaders:
+        return [_finding(CANNOT_TELL, "No trial is complete.")]
+    trials = [t for t in leaders if threshold(study, t) > 0]
+    if not trials:
+        return [_finding(FINE, "The best trials do not clip gradients.", _norms(leaders[:1]))]
+    known = [t for t in trials if t.records.clipped_fraction is not None]
+    if not known:
+        return [_finding(CANNOT_TELL, "It was not recorded how many updates were clipped.")]
+    told = [
+        f"trial {t.number} {numerals.percent(t.records.clipped_fraction)} at clip_norm "
+        f"{numerals.value(threshold(study, t))}"
+        for t in known
+    ]
+    evidence = [numerals.sentence(f"Updates clipped: {'; '.join(told)}"), *_norms(known[:1])]
+    above = [t for t in known if t.records.clipped_fraction > AGGRESSIVE]
+    if not above:
+        text = "No: of the best trials, none has more than half of its updates clipped."
+        return [_finding(FINE, text, evidence)]
+    best = above[0] is study.best
+    names = numerals.trials([t.number for t in above])
+    verb = "has" if len(above) == 1 else "have"
+    text = f"{numerals.sentence(names)[:-1]} {verb} more than half of the updates clipped."
+    action = (
+        "Cut the learning rate instead: such clipping does little else. Or try a threshold just above the "
+        "typical norm"
+    )
+    at = known[0].records.percentiles.get(PERCENTILE)
+    if at is not None:
+        action += f", {numerals.number(at, 2)}"
+    verdict = ACT if best else LOOK
+    return [_finding(verdict, text, evidence, f"{action}.", tuple(t.number for t in above))]
+
+
+def threshold(study: Study, trial: Trial) -> float:
+    """Returns the norm to which a trial's gradients are clipped; 0 for none."""
+    value = study.value(trial, "hparams.clip_norm", 0.0)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _norms(trials: list[Trial]) -> list[str]:
+    told = []
+    for trial in trials:
+        percentiles = trial.records.percentiles
+        if PERCENTILE in percentiles:
+            told.append(
+                f"Trial {trial.number}, the best: the 90th percentile of its gradient norms, a threshold "
+                f"to begin with, is {numerals.number(percentiles[PERCENTILE])}"
+                + (
+                    f" (median {numerals.number(percentiles[50])}, largest "
+                    f"{numerals.number(percentiles[100])})."
+                    if {50, 100} <= set(percentiles)
+                    else "."
+                )
+            )
+    return told
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: list[str] | None = None,
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence or ()),
+        action=action,
+        advice=(
+            "More than half of the updates clipped is extremely aggressive, and in essence a strange way "
+            "of reducing the learning rate. A threshold at the 90th percentile of the norms is where to "
+            "begin; if an instability remains, clip harder."
+            if action
+            else ""
+        ),
+        section=SECTION,
+        open_question=(
+            "Adaptive thresholds, and clipping during warmup, the playbook leaves open."
+            if action
+            else ""
+        ),
+        trials=trials,
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )

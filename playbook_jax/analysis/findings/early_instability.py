@@ -1,0 +1,147 @@
+"""Is training unstable in its first steps, where evaluations do not look?"""
+
+import dataclasses
+
+import numpy as np
+
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.study import Study, Trial
+
+ORDER = 12
+
+EARLY = 500  # steps: the playbook's own check is "an abbreviated run of just ~500 steps"
+PART = 0.5  # of a run, at most: what comes later is not early
+WIDTH = 5  # steps over which the loss is smoothed: the playbook's Figure 5 recovers within ten
+FEWEST = 20  # steps
+# How far the smoothed loss must rise above its lowest so far, in standard errors: over 500 steps of noise
+# the largest such rise is 5 or 6.
+ERRORS = 9.0
+# In parts of the first loss. Figure 5 shows a rise to twenty times that.
+LOOK_PART, ACT_PART = 0.2, 1.0
+
+QUESTION = "Is training unstable early on?"
+SECTION = "Identifying unstable workloads"
+PLAYBOOK = ("early-instability-between-evaluations",)
+FIGURES = ("gradient-norms",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bump:
+    """How the loss rises early and recovers.
+
+    Attributes:
+      trial: its number.
+      step: where the smoothed loss is highest above what it had been.
+      part: by how much, in parts of the first loss.
+      first: the first loss.
+      peak: the smoothed loss at that step.
+      hidden: whether no evaluation was made before that step, or within the bump.
+      rises: whether it is more than scatter, and enough to matter.
+    """
+
+    trial: int
+    step: int
+    part: float
+    first: float
+    peak: float
+    hidden: bool
+    rises: bool
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns whether the loss of the best trials rises in the first steps, and comes down again.
+
+    Source: playbook, "Identifying unstable workloads": some models show very early instability followed
+    by a recovery that results in slow but stable training, which common evaluation schedules miss.
+    """
+    measured = [bump for t in study.leaders if (bump := measure(t)) is not None]
+    if not measured:
+        text = "No trial is complete."
+        if study.ranked:
+            text = f"The best trials have no records of {FEWEST} early steps."
+        return [_finding(CANNOT_TELL, text)]
+    rising = [bump for bump in measured if bump.rises]
+    if not rising:
+        text = "The training loss of the best trials falls from the first steps on."
+        return [_finding(FINE, text, trials=tuple(b.trial for b in measured))]
+    evidence = [
+        f"Trial {b.trial}: the loss is {numerals.number(b.first)} at first and {numerals.number(b.peak)} "
+        f"at step {numerals.count(b.step)} (mean of {WIDTH} steps)"
+        + (", before any evaluation." if b.hidden else ".")
+        for b in rising
+    ]
+    text = (
+        f"The training loss rises early and recovers: {numerals.trials([b.trial for b in rising])}."
+    )
+    if all(b.hidden for b in rising):
+        text = f"{text[:-1]}, unseen by the evaluations."
+    verdict = ACT if max(b.part for b in rising) >= ACT_PART else LOOK
+    return [_finding(verdict, text, evidence, _mend(study), tuple(b.trial for b in rising))]
+
+
+def measure(trial: Trial) -> Bump | None:
+    """Returns how a trial's loss rises early, or None where its steps are not known."""
+    losses = trial.records.every.get("loss", np.array([]))
+    early = losses[: max(FEWEST, min(EARLY, int(PART * len(losses))))]
+    if len(early) < FEWEST or not np.isfinite(early).all() or early[0] <= 0:
+        return None
+    smoothed = np.convolve(early, np.full(WIDTH, 1 / WIDTH), mode="valid")
+    first = float(early[0])
+    # The first loss counts as the level where training begins: a rise may be over within a few steps.
+    lowest = np.minimum.accumulate(np.minimum(smoothed, first))
+    risen = smoothed - lowest
+    at = int(np.argmax(risen))
+    # Batches scatter in proportion to the loss, about; the median is not moved by the bump itself.
+    apart = np.abs(np.diff(np.log(np.maximum(early, 1e-9 * first))))
+    error = first * float(np.median(apart)) / 0.954 / np.sqrt(WIDTH)
+    part = float(risen[at] / first)
+    step = at + WIDTH // 2
+    evaluated = trial.evaluations.get("step", np.array([]))
+    return Bump(
+        trial.number,
+        step,
+        part,
+        first,
+        float(smoothed[at]),
+        not np.any(evaluated <= step + WIDTH),
+        bool(part >= LOOK_PART and risen[at] >= ERRORS * error),
+    )
+
+
+def _mend(study: Study) -> str:
+    warm = study.base("hparams.warmup_steps") or any(
+        h.label == "warmup_steps" for h in study.hyperparameters
+    )
+    return (
+        "Try longer warmup, or gradient clipping as well"
+        if warm
+        else "Try learning rate warmup, or gradient clipping"
+    ) + ": training may then bear a larger learning rate."
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: list[str] | None = None,
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence or ()),
+        action=action,
+        advice=(
+            "Some models are unstable at the very beginning and recover, to train slowly but steadily; "
+            "usual evaluations miss that. To check, train for 500 steps or so at twice the best learning "
+            "rate, and look at every step. Against early instability, warmup is best."
+            if action
+            else ""
+        ),
+        section=SECTION,
+        trials=trials,
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )

@@ -1,0 +1,186 @@
+"""Are there gradients far above the usual, and what does the loss do there?"""
+
+import dataclasses
+
+import numpy as np
+
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, clipping
+from playbook_jax.analysis.study import Study, Trial
+
+ORDER = 14
+
+# "Far above the 90th percentile": so many times that of the steps around. Log-normal norms whose
+# logarithms have a standard deviation of 0.4 are so large once in 10⁸ steps.
+FAR = 5.0
+# And far beyond their own scatter: where norms vary wildly all the time, large ones are no outliers. In
+# standard deviations of the logarithm, which are measured by quartiles.
+DEVIATIONS = 6.0
+BLOCKS = 20  # of a run, in each of which norms are compared with one another
+FEWEST = 50  # steps of a block
+AROUND = 10  # steps before and after, in which the loss is compared
+# The loss has risen with a gradient if it is so many standard deviations of its scatter above before.
+LOSS_DEVIATIONS = 5.0
+SETTLING = 0.02  # of a run: that the first gradients are large is no instability
+
+QUESTION = "Are there outlier gradients?"
+SECTION = "Identifying unstable workloads"
+PLAYBOOK = ("gradient-spikes-by-step", "gradient-norm-outliers")
+FIGURES = ("gradient-norms", "gradient-norm-histogram")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spike:
+    """A gradient far above the usual.
+
+    Attributes:
+      step: at which it is largest.
+      norm: its norm.
+      times: how many times the 90th percentile of the steps around it is.
+      before: the mean loss of the steps before.
+      after: the largest loss of the steps after.
+      hurts: whether that is above the scatter of before.
+    """
+
+    step: int
+    norm: float
+    times: float
+    before: float
+    after: float
+    hurts: bool
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns whether the best trials have outlier gradients, with their steps and the loss around.
+
+    Source: playbook, "Identifying unstable workloads": outlier values of the gradient norm can result in
+    instability in the middle of training, and say how to clip.
+    """
+    trials = [t for t in study.leaders if len(t.records.every.get("loss", ())) >= FEWEST]
+    if not trials:
+        text = "No trial is complete."
+        if study.ranked:
+            text = f"The best trials have no records of {FEWEST} steps or more."
+        return [_finding(CANNOT_TELL, text)]
+    found = {t.number: find(t) for t in trials}
+    spikes = {number: value for number, value in found.items() if value}
+    if not spikes:
+        text = (
+            f"In the best trials, no gradient is {numerals.number(FAR)} times the 90th percentile of those "
+            "around it."
+        )
+        return [_finding(FINE, text, trials=tuple(found))]
+    evidence = [_told(number, value) for number, value in spikes.items()]
+    hurt = {number: [s for s in value if s.hurts] for number, value in spikes.items()}
+    worst = [number for number, value in hurt.items() if value]
+    if worst:
+        steps = numerals.some([numerals.count(s.step) for s in hurt[worst[0]]], 4)
+        text = (
+            f"Training is shaken by outlier gradients: {numerals.trials(worst)}"
+            f" ({'in the first ' if len(worst) > 1 else ''}at step {steps})."
+        )
+        return [_finding(ACT, text, evidence, _mend(study, trials[0]), tuple(worst))]
+    text = f"Some gradients are far above the usual ({numerals.trials(list(spikes))}), harmless so far."
+    return [_finding(LOOK, text, evidence, _mend(study, trials[0]), tuple(spikes))]
+
+
+def find(trial: Trial) -> list[Spike]:
+    """Returns the outlier gradients of a trial whose every step is known, in their order."""
+    norms, losses = trial.records.every["gradient_norm"], trial.records.every["loss"]
+    high, far = _limits(norms)
+    outliers = np.flatnonzero(np.isfinite(norms) & (norms > far))
+    outliers = outliers[outliers >= SETTLING * len(norms)]
+    spikes: list[Spike] = []
+    end = -1
+    for step in outliers:
+        if step <= end:
+            continue
+        end = step + AROUND  # one spike may last for some steps
+        around = norms[step : end + 1]
+        at = step + int(np.nanargmax(around))
+        before, after = losses[max(0, step - AROUND) : step], losses[step : end + 1]
+        before, after = before[np.isfinite(before)], after[np.isfinite(after)]
+        if len(before) < 3 or not len(after):
+            continue
+        level = float(before.mean()) + LOSS_DEVIATIONS * _scatter(before)
+        spikes.append(
+            Spike(
+                int(at),
+                float(norms[at]),
+                float(norms[at] / high[at]),
+                float(before.mean()),
+                float(after.max()),
+                bool(np.median(after[: AROUND // 2]) > level or after[-3:].mean() > level),
+            )
+        )
+    return spikes
+
+
+def _limits(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns for each step the 90th percentile around it, and from where on a norm is far above."""
+    size = max(FEWEST, -(-len(norms) // BLOCKS))
+    high, far = np.full(len(norms), np.inf), np.full(len(norms), np.inf)
+    for start in range(0, len(norms), size):
+        # The last block takes steps of the one before, so that each is whole.
+        block = norms[max(0, min(start, len(norms) - size)) : start + size]
+        block = block[np.isfinite(block) & (block > 0)]
+        if len(block) < FEWEST // 2:
+            continue
+        quarter, median, three, ninety = np.percentile(block, [25, 50, 75, clipping.PERCENTILE])
+        deviation = np.log(three / quarter) / 1.349
+        high[start : start + size] = ninety
+        far[start : start + size] = max(FAR * ninety, median * np.exp(DEVIATIONS * deviation))
+    return high, far
+
+
+def _scatter(values: np.ndarray) -> float:
+    """Returns the standard deviation from step to step, whatever the trend."""
+    return float(np.sqrt(np.mean(np.diff(values) ** 2) / 2))
+
+
+def _told(number: int, spikes: list[Spike]) -> str:
+    largest = sorted(spikes, key=lambda s: -s.times)[:3]
+    told = [
+        f"step {numerals.count(s.step)}, {numerals.number(s.times, 2)} times the 90th percentile around it, "
+        f"the loss {numerals.number(s.before)} before and up to {numerals.number(s.after)} after"
+        for s in largest
+    ]
+    rest = f" ({len(spikes)} in all)" if len(spikes) > len(largest) else ""
+    return numerals.sentence(f"Trial {number}: {'; '.join(told)}{rest}")
+
+
+def _mend(study: Study, best: Trial) -> str:
+    at = best.records.percentiles.get(clipping.PERCENTILE)
+    where = f", {numerals.number(at, 2)}" if at else ""
+    if clipping.threshold(study, best) > 0:
+        return (
+            "Gradients are clipped already: try longer warmup, a lower clip_norm (the 90th percentile of "
+            f"the norms{where}), or another optimizer."
+        )
+    return f"Clip gradients at the 90th percentile of their norms{where} (hparams.clip_norm)."
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: list[str] | None = None,
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence or ()),
+        action=action,
+        advice=(
+            "Outliers of the gradient norm can make training unstable of a sudden, in the middle of a run. "
+            "Clipping helps against those; so does warmup, where they come early."
+            if action
+            else ""
+        ),
+        section=SECTION,
+        trials=trials,
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )
