@@ -111,13 +111,15 @@ def base_config(
     config = {
         "workload": "digits",
         "model": {"name": "mlp"},
+        "dataset": {"name": "digits"},
         "seed": 0,
         "batch_size": 128,
+        "eval_batch_size": 512,
         "max_train_steps": steps,
         "eval_every_steps": max(1, steps // evaluations),
         "optimizer": "nesterov",
         "schedule": schedule,
-        "checkpoint": {"metric": metric, "mode": mode},
+        "checkpoint": {"every_steps": steps, "keep_best": 1, "metric": metric, "mode": mode},
         "hparams": {"learning_rate": 0.1, "end_factor": 0.0, "warmup_steps": 0},
     }
     for path in spaces:

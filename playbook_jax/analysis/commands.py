@@ -1,13 +1,14 @@
 """The exact commands that a report ends with: the best trial again, and what to type next."""
 
 import dataclasses
+import re
 import shlex
 from pathlib import Path
 
 from etils import epath
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import next_draft, numerals
 from playbook_jax.analysis.findings import ACT, LOOK, Finding
 from playbook_jax.analysis.study import Study
 
@@ -21,10 +22,12 @@ class Command:
     Attributes:
       purpose: in a sentence.
       words: of the command, quoted for the shell.
+      details: what more there is to say, a line each.
     """
 
     purpose: str
     words: tuple[str, ...]
+    details: tuple[str, ...] = ()
 
 
 def commands(study: Study, findings: list[Finding]) -> list[Command]:
@@ -37,11 +40,18 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
     if study.best is not None:
         number = study.best.number
         found.append(Command(f"Train the best trial, {number}, again.", reproduce(study, number)))
-    if any(finding.verdict in (ACT, LOOK) for finding in findings):
+    if (study.directory / next_draft.NAME).exists():
+        changes = tuple(c.text for c in next_draft.draft(study, findings).changes)
+        purpose = (
+            f"Launch the next study. Its config, {next_draft.NAME}, was written with this report and has "
+            f"{numerals.plural(len(changes), 'change')} that the findings ask for, each with the reason:"
+        )
+        found.append(Command(purpose, launch_next(study), changes))
+    elif any(finding.verdict in (ACT, LOOK) for finding in findings):
         found.append(
             Command(
                 "Change the study's config as the findings say, and launch it as a new study.",
-                _launch(study, f"{shown}_2"),
+                _launch(study, successor(shown)),
             )
         )
     if not study.unfinished and study.ranked:
@@ -88,6 +98,19 @@ def display_path(study: Study) -> str:
         return text.rstrip("/")
     path = Path(text).resolve()
     return str(path.relative_to(_CHECKOUT) if path.is_relative_to(_CHECKOUT) else path)
+
+
+def launch_next(study: Study) -> tuple[str, ...]:
+    """Returns the command that launches the config of the next study, see `next_study`."""
+    shown = display_path(study)
+    words = (f"--config={shown}/{next_draft.NAME}", f"--workdir={successor(shown)}")
+    return _quote("scripts/launch_study.py", *words)
+
+
+def successor(name: str) -> str:
+    """Returns the name of the study that follows: "digits_2" for "digits", then "digits_3"."""
+    match = re.fullmatch(r"(.+)_([2-9]|1\d)", name, re.DOTALL)
+    return f"{match[1]}_{int(match[2]) + 1}" if match else f"{name}_2"
 
 
 def _launch(study: Study, workdir: str) -> tuple[str, ...]:

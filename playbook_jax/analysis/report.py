@@ -15,12 +15,14 @@ from playbook_jax.analysis import (
     figures,
     findings,
     findings_file,
+    next_draft,
+    next_study,
     sections,
     study as study_lib,
     summary,
 )
 from playbook_jax.analysis.findings import Finding
-from playbook_jax.analysis.markup import escape, tag
+from playbook_jax.analysis.markup import escape, items, tag
 from playbook_jax.analysis.study import Study
 from playbook_jax.errors import UsageError
 
@@ -47,16 +49,18 @@ def conclude(study_directory: epath.PathLike) -> tuple[epath.Path, str]:
     """Writes the report as `write` does; returns its path, and the findings in a few lines."""
     study = study_lib.load(study_directory)
     found = findings.check(study)
-    return save(study, found), summary.findings_text(found)
+    path = save(study, found)
+    return path, summary.told(study, found)
 
 
 def save(study: Study, found: list[Finding]) -> epath.Path:
-    """Writes the report, and `findings.json`, of a study that has been read and checked.
+    """Writes the report, `findings.json` and `next_study.py`, of a study that has been read and checked.
 
     Raises:
       UsageError: the directory can't be written.
     """
     path = study.directory / NAME
+    next_study.write(study, found)  # first: the report says what to do with it
     try:
         trial_lib.write_text(path, render(study, found))
     except OSError as error:
@@ -104,8 +108,12 @@ def render(study: Study, found: list[Finding]) -> str:
 def _commands(study: Study, found: list[Finding]) -> str:
     parts = [tag("h2", "Commands")]
     parts.append(tag("p", "To be run in the checkout of playbook_jax.", class_="hint"))
+    if not (study.directory / next_draft.NAME).exists():
+        text = f"No finding is sure of another search space or setting, so there is no {next_draft.NAME}."
+        parts.append(tag("p", text, class_="hint"))
     for command in commands.commands(study, found):
         parts.append(tag("p", escape(command.purpose), class_="command"))
+        parts.append(items("ul", map(escape, command.details), class_="changes"))
         # A word a span: narrow screens break the line between them, and copies are not affected.
         words = " ".join(tag("span", escape(word)) for word in command.words)
         parts.append(tag("pre", words))

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from playbook_jax.analysis import findings as findings_lib, numerals
+from playbook_jax.analysis import commands, findings as findings_lib, next_draft, numerals
 from playbook_jax.analysis.findings import Finding
 from playbook_jax.analysis.study import STATES, Study
 
@@ -25,8 +25,16 @@ def text(study: Study, findings: list[Finding], width: int = 100) -> str:
             f"{numerals.metric(study.metric, best.objective)} at step "
             f"{numerals.count(best.best_step)} of {numerals.count(best.step)}"
         )
-    lines += filter(None, [findings_text(findings, width)])
+    lines += filter(None, [told(study, findings, width)])
     return "\n".join(lines).replace(numerals.NO_BREAK, " ")
+
+
+def told(study: Study, findings: list[Finding], width: int = 100) -> str:
+    """Returns the findings, and the command of the next study where its config lies beside the report."""
+    lines = list(filter(None, [findings_text(findings, width)]))
+    if (study.directory / next_draft.NAME).exists():
+        lines.append(f"Next study: {' '.join(commands.launch_next(study))}")
+    return "\n".join(lines)
 
 
 def findings_text(findings: list[Finding], width: int = 100) -> str:

@@ -13,6 +13,7 @@ import dataclasses
 import importlib
 import pkgutil
 
+from playbook_jax.analysis.proposals import Proposal
 from playbook_jax.analysis.study import Study
 
 FINE, LOOK, ACT, CANNOT_TELL = VERDICTS = ("fine", "look", "act", "cannot tell")
@@ -34,6 +35,7 @@ class Finding:
       trials: the trials it rests on.
       figures: the ids of the figures that show it.
       playbook: the ids of the rows of playbook.toml that it answers.
+      proposals: what it would change in the next study.
     """
 
     question: str
@@ -47,6 +49,7 @@ class Finding:
     trials: tuple[int, ...] = ()
     figures: tuple[str, ...] = ()
     playbook: tuple[str, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
 
 
 def check(study: Study) -> list[Finding]:

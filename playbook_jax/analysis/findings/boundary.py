@@ -14,6 +14,7 @@ from playbook_jax.analysis import crowding, directions, numerals
 from playbook_jax.analysis.crowding import Crowd, Field
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
 from playbook_jax.analysis.hyperparameters import HIGH, LOW, SIDES, Hyperparameter
+from playbook_jax.analysis.proposals import EXTEND, Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.studies.search_space import Range
 
@@ -138,7 +139,13 @@ def _suspicious(
         trials=tuple(trial.number for trial in field.trials[: crowd.few]),
         figures=(f"axis-{axis.name}",),
         playbook=PLAYBOOK,
+        proposals=_proposals(axis, side, verdict),
     )
+
+
+def _proposals(axis: Hyperparameter, side: str, verdict: str) -> tuple[Proposal, ...]:
+    new = extended(axis, side)
+    return () if new is None else (Proposal(EXTEND, axis.name, new, side, sure=verdict == ACT),)
 
 
 def _at_its_limit(axis: Hyperparameter, side: str) -> bool:

@@ -1,12 +1,16 @@
 """How many trials are infeasible, and where do they lie?"""
 
+import json
 import re
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import infeasible_region, numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
-from playbook_jax.analysis.hyperparameters import HIGH
+from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
+from playbook_jax.analysis.infeasible_region import Region
+from playbook_jax.analysis.proposals import LEAVE_OUT, NARROW, Proposal
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.studies.search_space import Range
 
 ORDER = 20
 
@@ -47,7 +51,8 @@ def check(study: Study) -> list[Finding]:
     if ended < FEWEST:
         return [_finding(study, CANNOT_TELL, f"{answer} That is too few for a fraction.")]
     if fraction >= LOOK_FRACTION:
-        return [_finding(study, ACT if fraction >= ACT_FRACTION else LOOK, answer, _mend(study))]
+        verdict = ACT if fraction >= ACT_FRACTION else LOOK
+        return [_finding(study, verdict, answer, _mend(study), _proposals(study))]
     return [_finding(study, FINE, answer)]
 
 
@@ -87,7 +92,42 @@ def _mend(study: Study) -> str:
     )
 
 
-def _finding(study: Study, verdict: str, answer: str, action: str = "") -> Finding:
+def _proposals(study: Study) -> tuple[Proposal, ...]:
+    """Returns what would leave out the region in which these trials lie, if it is along one axis."""
+    region = infeasible_region.find(study)
+    if region is None or len(region.direction.names) > 1:
+        return ()
+    (name,) = region.direction.names
+    axis = next(h for h in study.hyperparameters if h.name == name)
+    sure = study.best not in region.learned
+    if isinstance(axis.space, Range):
+        return (Proposal(NARROW, name, _narrowed(study, axis, region), region.side, sure),)
+    there = {json.dumps(t.parameters[name]): t.parameters[name] for t in region.failures}
+    return (Proposal(LEAVE_OUT, name, tuple(there.values()), "", sure),)
+
+
+def _narrowed(study: Study, axis: Hyperparameter, region: Region) -> float | int:
+    """Returns a bound halfway between where the region begins and the next trial that learned."""
+    places = [axis.unit(t.parameters.get(axis.name)) for t in study.learned]
+    if region.side == HIGH:
+        inside = max((p for p in places if p < region.cut), default=0.0)
+    else:
+        inside = min((p for p in places if p > region.cut), default=1.0)
+    value = axis.value((inside + region.cut) / 2)
+    if axis.space.type == "int":
+        return value
+    if axis.space.scale == "one_minus_log":
+        return round(1 - float(f"{1 - value:.3g}"), 12)
+    return float(f"{value:.3g}")
+
+
+def _finding(
+    study: Study,
+    verdict: str,
+    answer: str,
+    action: str = "",
+    proposals: tuple[Proposal, ...] = (),
+) -> Finding:
     failures, region = study.failures, infeasible_region.find(study)
     evidence = _reasons(failures)
     if region is not None:
@@ -125,6 +165,7 @@ def _finding(study: Study, verdict: str, answer: str, action: str = "") -> Findi
         trials=tuple(t.number for t in failures),
         figures=tuple(figures),
         playbook=PLAYBOOK,
+        proposals=proposals,
     )
 
 

@@ -1,8 +1,9 @@
 """Do the best trials lie at the edge beyond which training diverges?"""
 
+import dataclasses
 import math
 
-from playbook_jax.analysis import crowding, infeasible_region, numerals
+from playbook_jax.analysis import crowding, infeasible_region, numerals, remedies
 from playbook_jax.analysis.crowding import Crowd
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
 from playbook_jax.analysis.hyperparameters import HIGH
@@ -91,8 +92,14 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
         FINE: f"The best trials keep away from where training {fails} ({region.text}).",
     }
     trials = (best.number, *(t.number for t in region.failures))
-    action = _mend(study) if verdict in (ACT, LOOK) else ""
-    return _finding(verdict, answers[verdict], tuple(evidence), _figures(region), trials, action)
+    if verdict not in (ACT, LOOK):
+        return _finding(verdict, answers[verdict], tuple(evidence), _figures(region), trials)
+    return dataclasses.replace(
+        _finding(
+            verdict, answers[verdict], tuple(evidence), _figures(region), trials, _mend(study)
+        ),
+        proposals=remedies.propose(study, region, _on(study)),
+    )
 
 
 def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
@@ -111,13 +118,6 @@ def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
 
 def _mend(study: Study) -> str:
     """Returns what to try, from what the study does not have yet."""
-    on = {
-        name
-        for name in ("warmup_steps", "clip_norm")
-        if any(h.label == name for h in study.hyperparameters)
-        or study.base(f"hparams.{name}")
-        or study.specification.get("fixed", {}).get(f"hparams.{name}")
-    }
     ways = {
         (): "learning rate warmup, or gradient clipping at the 90th percentile of the gradient norms",
         ("clip_norm",): "learning rate warmup (gradients are clipped already)",
@@ -130,9 +130,20 @@ def _mend(study: Study) -> str:
         ): "longer warmup, a lower clipping threshold, or another optimizer",
     }
     return (
-        f"Try {ways[tuple(sorted(on))]}, so that larger learning rates become possible; do not just "
+        f"Try {ways[tuple(sorted(_on(study)))]}, so that larger learning rates become possible; do not just "
         "search smaller ones."
     )
+
+
+def _on(study: Study) -> set[str]:
+    """Returns which remedies the study has already."""
+    return {
+        name
+        for name in ("warmup_steps", "clip_norm")
+        if any(h.label == name for h in study.hyperparameters)
+        or study.base(f"hparams.{name}")
+        or study.specification.get("fixed", {}).get(f"hparams.{name}")
+    }
 
 
 def _figures(region: Region) -> tuple[str, ...]:

@@ -1,0 +1,210 @@
+"""The next study as data: which of the findings' proposals are taken, in which order, and what is left.
+
+The order: what the findings of verdict ACT propose, in the report's order (optimization failures first),
+then what those of verdict LOOK propose. The first proposal for a bound or a value has its way; a later one
+that wants something else is refused, and told. What a study asks about is never narrowed or fixed: that
+is the answer to its question, and up to its reader.
+"""
+
+import dataclasses
+from typing import Any
+
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.findings import ACT, LOOK, Finding, to_do
+from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, LEAVE_OUT, NARROW, SET, Proposal
+from playbook_jax.analysis.study import ROLES, Study
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import search_space
+
+NAME = "next_study.py"  # the file in the study directory
+
+
+class _RefusedError(Exception):
+    """A proposal that is not taken. Its text says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A proposal and what becomes of it.
+
+    Attributes:
+      proposal: the proposal.
+      finding: the finding that makes it.
+      text: the change in words, "learning_rate to 20 (high bound; was 10)".
+      role: of what it changes: "scientific", "nuisance" or "fixed".
+      after: the search space or the value that comes of it.
+      refused: why it is not made; empty where it is.
+    """
+
+    proposal: Proposal
+    finding: Finding
+    text: str
+    role: str = ""
+    after: Any = None
+    refused: str = ""
+
+
+@dataclasses.dataclass
+class Draft:
+    """The next study.
+
+    Attributes:
+      roles: the search spaces by role and name, as a study config has them.
+      fixed: the fixed values by name.
+      algorithm: what makes the points.
+      algorithm_note: why it is another one than before, or empty.
+      num_trials: how many trials; None where the algorithm tells.
+      seed: of the points.
+      changes: what is changed.
+      optional: what only a reader can decide: proposals that are not sure.
+      refused: what is not changed although a finding would.
+      left: findings that ask for something of which no proposal speaks.
+    """
+
+    roles: dict[str, dict[str, Any]]
+    fixed: dict[str, Any]
+    algorithm: str
+    num_trials: int | None
+    seed: int
+    algorithm_note: str = ""
+    changes: list[Change] = dataclasses.field(default_factory=list)
+    optional: list[Change] = dataclasses.field(default_factory=list)
+    refused: list[Change] = dataclasses.field(default_factory=list)
+    left: list[Finding] = dataclasses.field(default_factory=list)
+    taken: dict[tuple[str, str], Finding] = dataclasses.field(default_factory=dict)
+
+    def role(self, name: str) -> str:
+        """Returns the role of a hyperparameter; empty where it has none."""
+        roles = self.roles | {"fixed": self.fixed}
+        return next((role for role, names in roles.items() if name in names), "")
+
+
+def draft(study: Study, found: list[Finding]) -> Draft:
+    """Returns the study with every change that a finding is sure of, in the order told above."""
+    spec = study.specification
+    made = Draft(
+        roles={role: dict(spec.get(role) or {}) for role in ROLES},
+        fixed=dict(spec.get("fixed") or {}),
+        algorithm=str(spec.get("algorithm", "halton")),
+        num_trials=spec.get("num_trials"),
+        seed=int(spec.get("seed") or 0) + 1,
+    )
+    pressing = [f for f in to_do(found) if f.verdict in (ACT, LOOK)]
+    others = [f for f in found if f not in pressing]
+    for finding in [*pressing, *others]:
+        for proposal in finding.proposals:
+            _consider(made, study, finding, proposal)
+    made.left = [f for f in pressing if not f.proposals]
+    changed = {change.proposal.name for change in made.changes}
+    made.optional = [c for c in made.optional if c.proposal.name not in changed]
+    _settle_algorithm(made)
+    return made
+
+
+def _consider(made: Draft, study: Study, finding: Finding, proposal: Proposal) -> None:
+    key = (proposal.name, proposal.side)
+    text = _describe(made, study, proposal)
+    try:
+        if key in made.taken and made.taken[key] is not finding:
+            raise _RefusedError(f"decided already by “{made.taken[key].answer}”")
+        role, after = _after(made, proposal)
+    except _RefusedError as error:
+        made.refused.append(Change(proposal, finding, text, refused=str(error)))
+        return
+    change = Change(proposal, finding, text, role, after)
+    if not proposal.sure:
+        made.optional.append(change)
+        return
+    made.taken[key] = finding
+    if proposal.kind == KEEP:
+        return
+    for names in (*made.roles.values(), made.fixed):
+        if proposal.name in names and names is not _members(made, role):
+            del names[proposal.name]
+    _members(made, role)[proposal.name] = after
+    made.changes.append(change)
+
+
+def _members(made: Draft, role: str) -> dict[str, Any]:
+    return made.fixed if role == "fixed" else made.roles[role]
+
+
+def _after(made: Draft, proposal: Proposal) -> tuple[str, Any]:
+    """Returns the role and the space or value of what a proposal changes.
+
+    Raises:
+      _RefusedError: it cannot be, or is not for a config to decide.
+    """
+    name, role = proposal.name, made.role(proposal.name)
+    if proposal.kind in (SET, LEAVE_OUT, NARROW) and role == "scientific":
+        raise _RefusedError("the study asks about it")
+    if proposal.kind == SET:
+        return "fixed", _fixed(made, name, proposal.value)
+    if proposal.kind == ADD:
+        if role in ROLES:
+            raise _RefusedError("it varies already")
+        return "nuisance", _parsed(name, proposal.value)
+    space = made.roles.get(role, {}).get(name)
+    if space is None:
+        raise _RefusedError("it does not vary")
+    if proposal.kind == LEAVE_OUT:
+        kept = [v for v in space["values"] if v not in proposal.value]
+        if len(kept) == 1:
+            return "fixed", _fixed(made, name, kept[0])
+        _refuse_parents(made, name)
+        return role, _parsed(name, {**space, "values": kept})
+    if proposal.kind == KEEP:
+        return role, space
+    return role, _parsed(name, {**space, proposal.side: proposal.value})
+
+
+def _fixed(made: Draft, name: str, value: Any) -> Any:
+    _refuse_parents(made, name)
+    if made.role(name) in ROLES and sum(map(len, made.roles.values())) == 1:
+        raise _RefusedError("nothing would be left to vary")
+    return value
+
+
+def _refuse_parents(made: Draft, name: str) -> None:
+    if any(
+        name in space.get("when", {}) for names in made.roles.values() for space in names.values()
+    ):
+        raise _RefusedError("other hyperparameters depend on it")
+
+
+def _parsed(name: str, space: Any) -> dict[str, Any]:
+    try:
+        return search_space.parse(name, space).to_dict()
+    except UsageError as error:
+        raise _RefusedError(str(error)) from error
+
+
+def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
+    label, role = proposal.name.removeprefix("hparams."), made.role(proposal.name)
+    was = made.roles.get(role, {}).get(proposal.name, {})
+    if proposal.kind in (EXTEND, NARROW):
+        verb = "Wider" if proposal.kind == EXTEND else "Narrower"
+        value, old = numerals.value(proposal.value), numerals.value(was.get(proposal.side))
+        return f"{verb}: the {proposal.side} bound of {label} is {value} (was {old})"
+    if proposal.kind == LEAVE_OUT:
+        return f"Left out: {label} {numerals.join([numerals.value(v) for v in proposal.value])}"
+    if proposal.kind == ADD:
+        before = made.fixed.get(proposal.name, study.base(proposal.name))
+        return f"Added: {label} (was {numerals.value(before)} throughout)"
+    if proposal.kind == SET:
+        value = numerals.value(proposal.value)
+        before = made.fixed.get(proposal.name, study.base(proposal.name))
+        old = "it varied" if was else f"was {numerals.value(before)}"
+        return f"Set: {label} is {value} ({old})"
+    return f"Kept: the {proposal.side} bound of {label}"
+
+
+def _settle_algorithm(made: Draft) -> None:
+    """Replaces a list or a grid, whose points belong to the old space, where that has changed."""
+    if made.algorithm == "grid" and not any(c.proposal.kind == ADD for c in made.changes):
+        made.num_trials = None  # the grid tells
+    elif made.algorithm in ("grid", "list"):
+        made.algorithm_note = (
+            f"Was {made.algorithm!r}, whose points were made for the old search space."
+        )
+        made.algorithm = "halton"

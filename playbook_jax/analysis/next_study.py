@@ -1,0 +1,242 @@
+"""`next_study.py`, beside the report: the config of the study that the findings ask for.
+
+It is the study's own config with the changes that findings propose, each below a comment that names the
+finding, and can be launched as it is. Where no finding is sure of a change there is no such file.
+
+Source: playbook, "Extracting insight from experimental results": based on the answers, refine the most
+recent study to improve the search space, then run it again before judging the original question.
+"""
+
+import json
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from playbook_jax import __version__, config as config_lib, trial as trial_lib
+from playbook_jax.analysis import commands, numerals
+from playbook_jax.analysis.findings import Finding
+from playbook_jax.analysis.next_draft import NAME, Change, Draft, draft
+from playbook_jax.analysis.study import Study
+from playbook_jax.errors import UsageError
+
+BASE = "next_study_base.json"  # the base config, where the file it came from has changed or is gone
+_WIDTH = 100
+_BESIDE = f"str(Path(__file__).with_name({BASE!r}))"
+
+
+def write(study: Study, found: list[Finding]) -> epath.Path | None:
+    """Writes the next study's config into the study directory, or removes one that is out of date.
+
+    The file is read back as the launcher reads it. Where the base config is not what it was when the
+    study ran, the study's own goes beside it.
+
+    Returns:
+      Its path; None where no finding asks for a change that can be made without asking, and where no
+      config that can be launched comes of it (a warning then says why).
+
+    Raises:
+      UsageError: the directory can't be written.
+    """
+    path, base = study.directory / NAME, study.directory / BASE
+    made = draft(study, found)
+    try:
+        if made.changes:
+            trial_lib.write_text(path, source(study, made))
+            # On a disk that is not local nothing can be launched, nor read back.
+            if "://" in str(path) or _reads_back(path, study, made):
+                base.unlink(missing_ok=True)
+                return path
+            trial_lib.write_json(base, _base(study))
+            trial_lib.write_text(path, source(study, made, _BESIDE))
+            _load(path)
+            return path
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    except UsageError as error:
+        print(f"warning: no {NAME} is written: {error}", file=sys.stderr)
+    for old in (path, base):
+        old.unlink(missing_ok=True)
+    return None
+
+
+def _load(path: epath.Path) -> Any:
+    from playbook_jax.studies import specification
+
+    return specification.load(Path(path))
+
+
+def _reads_back(path: epath.Path, study: Study, made: Draft) -> bool:
+    """Says whether the config can be launched, and starts from what this study started from."""
+    try:
+        loaded = _load(path)
+    except UsageError:
+        return False
+    varying = {name.partition("@")[0] for role in made.roles.values() for name in role}
+    expected = config_lib.flatten(_base(study)) | {
+        name: value for name, value in made.fixed.items() if "@" not in name
+    }
+    got = config_lib.flatten(config_lib.to_dict(loaded.base_config))
+    keys = (expected.keys() | got.keys()) - varying
+    return all(key in got and got[key] == expected.get(key) for key in keys)
+
+
+def _base(study: Study) -> dict[str, Any]:
+    stored = study.specification.get("base_config") or {}
+    try:
+        return config_lib.with_optional(stored)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UsageError(f"study.json has no whole base config ({error})") from error
+
+
+def source(study: Study, made: Draft, base: str = "") -> str:
+    """Returns the config as Python.
+
+    Args:
+      study: the study that it follows.
+      made: the changes.
+      base: an expression for the path of the base config; empty for the study's own.
+    """
+    spec = study.specification
+    lines = [*_docstring(study, made), ""]
+    lines += ["from pathlib import Path", ""] if base else []
+    lines += [
+        "from ml_collections import ConfigDict",
+        "",
+        "",
+        "def get_config() -> ConfigDict:",
+        '    """Returns the study config."""',
+        "    config = ConfigDict(convert_dict=False)  # names of hyperparameters have dots",
+        f"    config.name = {_literal(commands.successor(study.name))}",
+        f"    config.goal = {_literal(study.goal or study.name)}",
+        f"    config.base_config = {base or _literal(spec.get('base_config_path', ''))}",
+        f"    config.objective = {_literal(dict(spec['objective']))}",
+    ]
+    lines += [f"    config.num_trials = {made.num_trials}"] if made.num_trials else []
+    lines += _comment(made.algorithm_note) if made.algorithm_note else []
+    lines += [
+        f"    config.algorithm = {_literal(made.algorithm)}",
+        f"    config.seed = {made.seed}  # other points than before",
+    ]
+    for flag in ("vary_seed", "baseline"):
+        lines += [f"    config.{flag} = True"] if spec.get(flag) else []
+    lines += _roles(study, made)
+    text = "\n".join([*lines, "    return config", ""])
+    # Half a surrogate pair, which JSON can hold, cannot be written as UTF-8.
+    return text.encode("utf-8", "replace").decode()
+
+
+def _docstring(study: Study, made: Draft) -> list[str]:
+    ended = len(study.trials) - len(study.unfinished)
+    command = " ".join(commands.launch_next(study))
+    told = (
+        f"Written with the report by playbook_jax {__version__} after {ended} of "
+        f"{numerals.plural(len(study.trials), 'trial')}, and written anew with every report: copy it "
+        "before you change it. Where two findings want different things, the one that presses more has "
+        "its way: act before look, and of these the one that comes first in the report."
+    )
+    lines = [
+        f"The study after {study.name}, with what its findings change.",
+        "",
+        f"    {command}",
+        "",
+    ]
+    lines += textwrap.wrap(_plain(told), _WIDTH)
+    for title, items in _not_made(made):
+        lines += ["", title, *items]
+    text = "\n".join(_escaped(line) for line in lines)
+    return f'"""{text}\n"""'.split("\n")
+
+
+def _not_made(made: Draft) -> list[tuple[str, list[str]]]:
+    """Returns what the config leaves out, under titles."""
+    refused = [f"{change.text}: {change.refused} ({_because(change)})" for change in made.refused]
+    left = [f"{f.answer} {f.action}" for f in made.left]
+    return [
+        (title, [line for text in texts for line in _item(text)])
+        for title, texts in (
+            ("Proposed, but not done:", refused),
+            ("Asked for by findings, and not for a config to decide:", left),
+        )
+        if texts
+    ]
+
+
+def _item(text: str) -> list[str]:
+    return textwrap.wrap(
+        _plain(text), _WIDTH, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False
+    )
+
+
+def _roles(study: Study, made: Draft) -> list[str]:
+    lines: list[str] = []
+    for role in ("scientific", "nuisance"):
+        entries = made.roles[role]
+        shown = [*entries, *(c.proposal.name for c in made.optional if c.role == role)]
+        if not shown:
+            continue
+        lines += ["", f"    config.{role} = {{"]
+        for name in dict.fromkeys(shown):
+            lines += _entry(made, name, entries.get(name))
+        lines += ["    }"]
+    if made.fixed:
+        reasons = study.specification.get("fixed_reasons") or {}
+        lines += ["", "    config.fixed = {"]
+        for name, value in made.fixed.items():
+            if name in reasons and name not in {c.proposal.name for c in made.changes}:
+                value = {"value": value, "reason": reasons[name]}
+            lines += _entry(made, name, value)
+        lines += ["    }"]
+    return lines
+
+
+def _entry(made: Draft, name: str, value: Any) -> list[str]:
+    """Returns a line of a dictionary below the reasons for it, and what else it might be."""
+    lines: list[str] = []
+    for change in made.changes:
+        if change.proposal.name == name:
+            lines += _comment(f"{change.text}. {_because(change)}", 8)
+    if value is not None:
+        lines.append(f"        {_literal(name)}: {_literal(value)},")
+    for change in made.optional:
+        if change.proposal.name == name:
+            lines += _comment(f"Perhaps: {change.text}. {_because(change)}", 8)
+            lines += [f"        # {_literal(name)}: {_literal(change.after)},"]
+    return lines
+
+
+def _because(change: Change) -> str:
+    return f"{change.finding.answer} [{change.finding.verdict}: {change.finding.question}]"
+
+
+def _comment(text: str, indent: int = 4) -> list[str]:
+    start = " " * indent + "# "
+    return textwrap.wrap(
+        _plain(text), _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+    )
+
+
+def _plain(text: str) -> str:
+    """Returns text on one line and without what a source file cannot hold."""
+    text = " ".join(text.replace(numerals.NO_BREAK, " ").split())
+    return "".join(c for c in text if c.isprintable())
+
+
+def _escaped(line: str) -> str:
+    """Returns a line that ends no docstring, whatever names and answers have in them."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return indent + _plain(line).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _literal(value: Any) -> str:
+    """Returns a value as Python, with double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return repr(value)

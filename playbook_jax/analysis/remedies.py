@@ -1,0 +1,75 @@
+"""Which search spaces to give the remedies for instability: warmup, then clipping.
+
+Source: playbook, "Potential fixes for common instability patterns" (warmup first, then clipping), "How to
+apply learning rate warmup" and "Gradient clipping".
+"""
+
+import math
+import statistics
+
+from playbook_jax.analysis.hyperparameters import HIGH
+from playbook_jax.analysis.infeasible_region import Region
+from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, Proposal
+from playbook_jax.analysis.study import Study
+
+RATE, WARMUP, CLIPPING = "hparams.learning_rate", "hparams.warmup_steps", "hparams.clip_norm"
+# Warmup over two orders of magnitude up to a tenth of max_train_steps, the playbook's most.
+WARMUP_PARTS = (0.001, 0.1)
+# Clipping from the threshold that acts on half the steps, the playbook's most, to a little beyond the 90th
+# percentile, where it says to begin.
+CLIP_PERCENTILES, CLIP_BEYOND = (50, 90), 1.5
+# What trains with a remedy is seen only if the search goes some way beyond the edge: half a decade.
+BEYOND_EDGE = math.sqrt(10)
+
+
+def propose(study: Study, region: Region, on: set[str]) -> tuple[Proposal, ...]:
+    """Returns the first remedy that a study does not have, and a learning rate that may use it.
+
+    Args:
+      study: the study.
+      region: where training fails.
+      on: which remedies it has already, of "warmup_steps" and "clip_norm".
+
+    Returns:
+      Nothing where both are there: how to go on is then up to the reader.
+    """
+    added = _warmup(study) if "warmup_steps" not in on else None
+    if added is None and "clip_norm" not in on:
+        added = _clipping(study)
+    return () if added is None else (added, _rate(study, region))
+
+
+def _warmup(study: Study) -> Proposal | None:
+    steps = study.base("max_train_steps")
+    if not isinstance(steps, int):
+        return None
+    low, high = (max(1, round(part * steps)) for part in WARMUP_PARTS)
+    if low >= high:
+        return None
+    return Proposal(ADD, WARMUP, {"scale": "log", "low": low, "high": high, "type": "int"})
+
+
+def _clipping(study: Study) -> Proposal | None:
+    """Returns thresholds from the gradient norms of the best few trials."""
+    ends = []
+    for percent in CLIP_PERCENTILES:
+        norms = [t.records.percentiles.get(percent) for t in study.leaders]
+        norms = [norm for norm in norms if norm is not None and math.isfinite(norm) and norm > 0]
+        if not norms:
+            return None
+        ends.append(statistics.median(norms))
+    low, high = float(f"{ends[0]:.2g}"), float(f"{CLIP_BEYOND * ends[1]:.2g}")
+    if low >= high:
+        return None
+    return Proposal(ADD, CLIPPING, {"scale": "log", "low": low, "high": high})
+
+
+def _rate(study: Study, region: Region) -> Proposal:
+    """Returns the learning rate's high bound: beyond the edge, and not to be lowered."""
+    axis = next(h for h in study.hyperparameters if h.name == RATE)
+    bound = axis.bound(HIGH)
+    if region.direction.names == (RATE,) and region.direction.decades:
+        wanted = float(f"{axis.value(region.cut) * BEYOND_EDGE:.2g}")
+        if wanted > bound:
+            return Proposal(EXTEND, RATE, wanted, HIGH)
+    return Proposal(KEEP, RATE, None, HIGH)

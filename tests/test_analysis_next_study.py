@@ -1,0 +1,412 @@
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+import synthetic_study as synthetic
+from html_page import Page
+from small import ROOT, digits
+
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.analysis import commands, next_draft, next_study, report, study as study_lib
+from playbook_jax.analysis.findings import (
+    ACT,
+    LOOK,
+    Finding,
+    best_step,
+    boundary,
+    infeasible,
+    instability,
+)
+from playbook_jax.analysis.next_draft import draft
+from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, LEAVE_OUT, NARROW, SET, Proposal
+from playbook_jax.studies import specification
+
+RATE, MOMENTUM, DECAY = "hparams.learning_rate", "hparams.momentum", "hparams.weight_decay"
+OPTIMIZER = "optimizer"
+SPACES = {
+    RATE: synthetic.LEARNING_RATE,
+    MOMENTUM: synthetic.MOMENTUM,
+    OPTIMIZER: {"values": ["nesterov", "adam", "sgd"]},
+}
+HOSTILE = '"""\n# x = 1 \\ \u2028</script>\x00\ud83d'
+EDGE = synthetic.Truth(
+    synthetic.bowl({RATE: 0.72, MOMENTUM: 1.1, DECAY: 0.5}),
+    infeasible=lambda units: units[RATE] > 0.75,
+)
+
+
+def finding(verdict, *proposals, answer="It is so."):
+    return Finding("Why?", verdict, answer, action="Do it.", proposals=proposals)
+
+
+def changed(study, *found):
+    """The next study's spaces and fixed values, and what was refused."""
+    made = draft(study, list(found))
+    spaces = {**made.roles["scientific"], **made.roles["nuisance"]}
+    return spaces, made.fixed, [change.refused for change in made.refused]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A study, not started, of which only the specification counts."""
+    truth = synthetic.Truth(synthetic.bowl({RATE: 0.5}))
+    path = tmp_path_factory.mktemp("p") / "s"
+    synthetic.write(path, truth, spaces=SPACES, scientific=(OPTIMIZER,), started=0)
+    return study_lib.load(path)
+
+
+def test_each_kind_of_proposal_changes_what_it_says(plain):
+    warmup = {"scale": "log", "low": 1, "high": 20, "type": "int"}
+    spaces, fixed, refused = changed(
+        plain,
+        finding(
+            ACT,
+            Proposal(EXTEND, RATE, 20.0, "high"),
+            Proposal(NARROW, RATE, 0.01, "low"),
+            Proposal(ADD, "hparams.warmup_steps", warmup),
+            Proposal(SET, MOMENTUM, 0.9),
+            Proposal(SET, "max_train_steps", 400),
+        ),
+    )
+    assert refused == []
+    assert spaces == {
+        OPTIMIZER: SPACES[OPTIMIZER],
+        RATE: {"scale": "log", "low": 0.01, "high": 20.0, "type": "float"},
+        "hparams.warmup_steps": warmup,
+    }
+    assert fixed == {
+        OPTIMIZER: "nesterov",
+        "batch_size": 128,
+        MOMENTUM: 0.9,
+        "max_train_steps": 400,
+    }
+
+
+def test_the_finding_that_presses_more_has_its_way(plain):
+    look = finding(LOOK, Proposal(EXTEND, RATE, 30.0, "high"), answer="Look.")
+    act = finding(ACT, Proposal(NARROW, RATE, 5.0, "high"), answer="Act.")
+    spaces, _, refused = changed(plain, look, act)
+    assert spaces[RATE]["high"] == 5.0
+    assert refused == ["decided already by “Act.”"]
+    # Of two that press alike, the first in the report: here it holds the bound as it is.
+    keep = finding(ACT, Proposal(KEEP, RATE, None, "high"), answer="Keep.")
+    spaces, _, refused = changed(plain, keep, act)
+    assert spaces[RATE]["high"] == 10.0
+    assert refused == ["decided already by “Keep.”"]
+    assert draft(plain, [keep]).changes == []
+
+
+@pytest.mark.parametrize(
+    ("proposal", "why"),
+    [
+        (Proposal(LEAVE_OUT, OPTIMIZER, ("sgd",)), "the study asks about it"),
+        (Proposal(SET, OPTIMIZER, "adam"), "the study asks about it"),
+        (Proposal(NARROW, RATE, 20.0, "low"), "low must be below high"),
+        (Proposal(EXTEND, MOMENTUM, 1.0, "high"), "high must be below 1"),
+        (Proposal(EXTEND, DECAY, 1.0, "high"), "it does not vary"),
+        (Proposal(ADD, RATE, synthetic.LEARNING_RATE), "it varies already"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_told(plain, proposal, why):
+    made = draft(plain, [finding(ACT, proposal)])
+    assert made.changes == []
+    assert why in made.refused[0].refused
+    text = next_study.source(plain, made)
+    assert "Proposed, but not done" in text
+    assert why in " ".join(text.split())
+
+
+def test_values_are_left_out_until_one_is_left(tmp_path):
+    spaces = {RATE: synthetic.LEARNING_RATE, "batch_size": {"values": [32, 64, 128]}}
+    truth = synthetic.Truth(synthetic.bowl({RATE: 0.5}))
+    synthetic.write(tmp_path / "s", truth, spaces=spaces, started=0)
+    study = study_lib.load(tmp_path / "s")
+    one = Proposal(LEAVE_OUT, "batch_size", (32,))
+    assert changed(study, finding(ACT, one))[0]["batch_size"] == {"values": [64, 128]}
+    two = Proposal(LEAVE_OUT, "batch_size", (32, 64))
+    after, fixed, _ = changed(study, finding(ACT, two))
+    assert "batch_size" not in after
+    assert fixed["batch_size"] == 128
+    # Something must be left to vary.
+    refused = changed(study, finding(ACT, two, Proposal(SET, RATE, 0.1)))[2]
+    assert refused == ["nothing would be left to vary"]
+
+
+def test_lists_and_grids_end_where_the_space_changes(plain):
+    add = finding(ACT, Proposal(ADD, DECAY, synthetic.WEIGHT_DECAY))
+    wider = finding(ACT, Proposal(EXTEND, RATE, 20.0, "high"))
+
+    def algorithm(name, found):
+        plain.specification["algorithm"] = name
+        made = draft(plain, [found])
+        plain.specification["algorithm"] = "halton"
+        return made.algorithm, made.num_trials, bool(made.algorithm_note)
+
+    assert algorithm("halton", add) == ("halton", 20, False)
+    assert algorithm("grid", wider) == ("grid", None, False)
+    assert algorithm("grid", add) == ("halton", 20, True)
+    assert algorithm("list", wider) == ("halton", 20, True)
+
+
+def test_what_is_not_sure_is_shown_and_not_made(plain, tmp_path):
+    perhaps = finding(LOOK, Proposal(EXTEND, RATE, 20.0, "high", sure=False))
+    made = draft(plain, [perhaps])
+    assert made.changes == []
+    made = draft(plain, [perhaps, finding(ACT, Proposal(SET, "max_train_steps", 400))])
+    text = next_study.source(plain, made)
+    (line,) = [line for line in text.splitlines() if '"high": 20.0' in line]
+    assert line.lstrip().startswith('# "hparams.learning_rate": ')
+    assert '\n        "hparams.learning_rate": {"scale": "log", "low": 0.001, "high": 10.0' in text
+
+
+def test_findings_propose_what_their_actions_say(tmp_path):
+    synthetic.write(tmp_path / "s", EDGE, num_trials=40)
+    study = study_lib.load(tmp_path / "s")
+    (found,) = boundary.check(study)
+    assert found.action == "Run another study with momentum from 0.5 to 0.9999."
+    assert found.proposals == (Proposal(EXTEND, MOMENTUM, 0.9999, "high"),)
+    (found,) = instability.check(study)
+    assert found.verdict == ACT
+    # A thousandth to a tenth of 200 steps; and smaller rates are no remedy.
+    space = {"scale": "log", "low": 1, "high": 20, "type": "int"}
+    assert found.proposals[0] == Proposal(ADD, "hparams.warmup_steps", space)
+    assert found.proposals[1] == Proposal(KEEP, RATE, None, "high")
+
+    late = synthetic.Truth(synthetic.bowl({RATE: 0.5}), best_at=lambda rng: rng.uniform(0.9, 1))
+    synthetic.write(tmp_path / "late", late)
+    (found,) = best_step.check(study_lib.load(tmp_path / "late"))
+    assert "400 training steps" in found.action
+    steps = (Proposal(SET, "max_train_steps", 400), Proposal(SET, "eval_every_steps", 20))
+    assert found.proposals == steps
+
+    bad = synthetic.Truth(
+        synthetic.bowl({RATE: 0.2, MOMENTUM: 0.5}), infeasible=lambda units: units[RATE] > 0.45
+    )
+    synthetic.write(tmp_path / "bad", bad, num_trials=30)
+    study = study_lib.load(tmp_path / "bad")
+    (found,) = infeasible.check(study)
+    (proposal,) = found.proposals
+    assert (proposal.kind, proposal.name, proposal.side) == (NARROW, RATE, "high")
+    rates = {
+        state: [t.parameters[RATE] for t in study.of_state(state)]
+        for state in ("COMPLETE", "INFEASIBLE")
+    }
+    # Geometrically halfway between the last that trains and the first that does not.
+    middle = (max(rates["COMPLETE"]) * min(rates["INFEASIBLE"])) ** 0.5
+    assert proposal.value == pytest.approx(middle, rel=5e-3)
+
+
+def test_where_there_is_warmup_clipping_is_added_by_the_gradient_norms(tmp_path):
+    spaces = {k: v for k, v in synthetic.FOUR.items() if "clip" not in k}
+    synthetic.write(tmp_path / "s", EDGE, spaces=spaces, num_trials=40)
+    path = tmp_path / "s" / "study.json"
+    stored = trial_lib.read_json(path)
+    stored["specification"]["base_config"]["hparams"]["warmup_steps"] = 10
+    trial_lib.write_json(path, stored)
+    study = study_lib.load(tmp_path / "s")
+    (found,) = instability.check(study)
+    assert "gradient clipping" in found.action
+    summaries = [
+        trial_lib.read_json(tmp_path / "s" / "trials" / f"{t.number:03d}" / "summary.json")
+        for t in study.leaders
+    ]
+    middle, most = (
+        sorted(s["gradient_norm"]["percentiles"][p] for s in summaries)[1] for p in ("50", "90")
+    )
+    (proposal, _) = found.proposals
+    assert (proposal.kind, proposal.name) == (ADD, "hparams.clip_norm")
+    assert proposal.value["low"] == pytest.approx(middle, rel=0.05)
+    assert proposal.value["high"] == pytest.approx(1.5 * most, rel=0.05)
+
+
+def real(directory, truth, num_trials=40):
+    """A synthetic study whose base config is one that can be trained."""
+    spaces = {k: synthetic.FOUR[k] for k in (RATE, MOMENTUM, DECAY)}
+    synthetic.write(directory, truth, spaces=spaces, num_trials=num_trials)
+    stored = trial_lib.read_json(directory / "study.json")
+    base = config_lib.complete(digits(max_train_steps=20, checkpoint__every_steps=20))
+    spec = stored["specification"]
+    spec |= {"base_config": config_lib.to_dict(base), "num_trials": num_trials}
+    spec["fixed"] = {"batch_size": 32, "schedule": "constant"}
+    spec["base_config"]["schedule"] = "constant"
+    spec["fixed_reasons"] = {"batch_size": "the smallest there is"}
+    trial_lib.write_json(directory / "study.json", stored)
+    return directory
+
+
+def launch(*arguments):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, str(ROOT / "scripts" / "launch_study.py"), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    directory = real(tmp_path_factory.mktemp("next") / "a b" / "s", EDGE)
+    _, told = report.conclude(directory)
+    return directory, told
+
+
+@pytest.mark.playbook("next-study")
+def test_the_next_study_is_read_back_as_the_launcher_reads_it(reported):
+    directory, _ = reported
+    old = trial_lib.read_json(directory / "study.json")["specification"]
+    spec = specification.load(directory / "next_study.py")
+    assert spec.name == "synthetic_2"
+    assert (spec.goal, spec.objective, spec.num_trials, spec.algorithm, spec.seed) == (
+        old["goal"],
+        old["objective"],
+        40,
+        "halton",
+        1,
+    )
+    after = spec.to_dict()
+    assert after["nuisance"] == {
+        **old["nuisance"],
+        MOMENTUM: {**old["nuisance"][MOMENTUM], "high": 0.9999},
+        "hparams.warmup_steps": {"scale": "log", "low": 1, "high": 2, "type": "int"},
+    }
+    assert (after["fixed"], after["fixed_reasons"]) == (old["fixed"], old["fixed_reasons"])
+    # configs/digits_mlp.py is not what the study began with, so this lies beside the config.
+    assert after["base_config"] == old["base_config"]
+    text = (directory / "next_study.py").read_text()
+    above = " ".join(text[: text.index('"hparams.momentum": ')].replace("#", "").split())
+    assert above.endswith("crowd the high bound, 0.999. [act: Is the search space wide enough?]")
+
+
+@pytest.mark.playbook("next-study")
+def test_the_report_and_the_summary_say_the_command(reported):
+    directory, told = reported
+    study = study_lib.load(directory)
+    command = shlex.join(shlex.split(" ".join(commands.launch_next(study))))
+    assert told.splitlines()[-1] == f"Next study: {command}"
+    page = Page((directory / "report.html").read_text())
+    assert command in {shlex.join(shlex.split(e.text)) for e in page.all("pre")}
+    (details,) = page.all("ul", "changes")
+    changes = next_draft.draft(study, report.findings.check(study)).changes
+    assert details.text == "".join(change.text for change in changes)
+    assert len(changes) >= 2
+
+
+@pytest.mark.playbook("next-study")
+def test_it_launches_unedited(reported, tmp_path):
+    directory, told = reported
+    words = shlex.split(told.splitlines()[-1].removeprefix("Next study: "))[1:]
+    dry = launch(*words, "--dry_run")
+    assert dry.returncode == 0, dry.stderr
+    assert "hparams.warmup_steps" in dry.stdout
+    # The real thing, with as many trials as a test can wait for.
+    text = (directory / "next_study.py").read_text()
+    short = directory / "short.py"
+    short.write_text(text.replace("num_trials = 40", "num_trials = 2"))
+    done = launch(f"--config={short}", f"--workdir={tmp_path / 'run'}", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    trials = [trial_lib.load(tmp_path / "run" / "trials" / f"00{i}") for i in range(2)]
+    assert all(t.config["hparams"]["warmup_steps"] in (1, 2) for t in trials)
+    assert {t.status["state"] for t in trials} <= {"COMPLETE", "INFEASIBLE"}
+
+
+@pytest.mark.playbook("next-study")
+def test_where_nothing_is_to_be_changed_there_is_none(reported, tmp_path):
+    directory = real(tmp_path / "s", EDGE, num_trials=2)
+    (directory / "next_study.py").write_text("an old one")
+    (directory / "next_study_base.json").write_text("{}")
+    _, told = report.conclude(directory)
+    assert not list(directory.glob("next_study*"))
+    assert "Next study" not in told
+    page = (directory / "report.html").read_text()
+    assert "No finding is sure of another search space or setting" in page
+    assert "No finding is sure" not in (reported[0] / "report.html").read_text()
+
+
+def test_the_base_config_itself_is_named_where_it_is_the_same(tmp_path):
+    spec = specification.load(ROOT / "configs" / "studies" / "digits_mlp.py")
+    stored = {"specification": spec.to_dict(), "trials": []}
+    trial_lib.write_json(tmp_path / "study.json", stored)
+    study = study_lib.load(tmp_path)
+    steps = finding(ACT, Proposal(SET, "max_train_steps", 500))
+    assert next_study.write(study, [steps]) == tmp_path / "next_study.py"
+    assert (
+        'config.base_config = "configs/digits_mlp.py"' in (tmp_path / "next_study.py").read_text()
+    )
+    assert not (tmp_path / "next_study_base.json").exists()
+    after = specification.load(tmp_path / "next_study.py").to_dict()
+    before = spec.to_dict()
+    assert after["base_config"].pop("max_train_steps") == 500
+    assert before["base_config"].pop("max_train_steps") == 1000
+    for key in ("base_config", "nuisance", "objective", "num_trials"):
+        assert after[key] == before[key]
+    assert next_study.write(study, []) is None
+    assert not (tmp_path / "next_study.py").exists()
+
+
+def test_conditions_and_reasons_survive(tmp_path):
+    source = (ROOT / "configs" / "studies" / "digits_mlp.py").read_text()
+    more = """
+    config.scientific = {"optimizer": {"values": ["nesterov", "adam"]}}
+    config.nuisance["hparams.beta1"] = {
+        "scale": "one_minus_log", "low": 0.5, "high": 0.99, "when": {"optimizer": ["adam"]}
+    }
+    config.fixed = {"batch_size": {"value": 64, "reason": "it fits"}}
+    config.baseline = config.vary_seed = True
+    return config
+"""
+    path = tmp_path / "s.py"
+    path.write_text(source.replace("    return config\n", more))
+    spec = specification.load(path)
+    trial_lib.write_json(
+        tmp_path / "study.json",
+        {"specification": json.loads(json.dumps(spec.to_dict())), "trials": []},
+    )
+    study = study_lib.load(tmp_path)
+    wider = finding(ACT, Proposal(EXTEND, "hparams.beta1@optimizer=adam", 0.999, "high"))
+    next_study.write(study, [wider])
+    before, after = spec.to_dict(), specification.load(tmp_path / "next_study.py").to_dict()
+    before["nuisance"]["hparams.beta1@optimizer=adam"]["high"] = 0.999
+    assert after == {**before, "name": "digits_mlp_2", "seed": 1}
+
+
+def test_names_and_answers_are_only_text(tmp_path):
+    synthetic.write(tmp_path / "s", EDGE, num_trials=3)
+    study = study_lib.load(tmp_path / "s")
+    study.specification.update(name=HOSTILE, goal=HOSTILE)
+    hostile = Finding(
+        HOSTILE,
+        ACT,
+        HOSTILE,
+        action=HOSTILE,
+        proposals=(Proposal(EXTEND, RATE, 20.0, "high"), Proposal(ADD, RATE, {})),
+    )
+    left = Finding(HOSTILE, LOOK, HOSTILE, action=HOSTILE)
+    assert next_study.write(study, [hostile, left]) is not None
+    spec = specification.load(tmp_path / "s" / "next_study.py")
+    assert spec.goal == HOSTILE.encode("utf-8", "replace").decode()
+    assert spec.nuisance[RATE].high == 20.0
+
+
+def test_what_cannot_be_launched_is_not_written(tmp_path, capsys):
+    synthetic.write(tmp_path / "s", EDGE, num_trials=3)
+    path = tmp_path / "s" / "study.json"
+    stored = trial_lib.read_json(path)
+    del stored["specification"]["base_config"]["dataset"]
+    trial_lib.write_json(path, stored)
+    study = study_lib.load(tmp_path / "s")
+    assert next_study.write(study, [finding(ACT, Proposal(EXTEND, RATE, 20.0, "high"))]) is None
+    assert "warning: no next_study.py is written: " in capsys.readouterr().err
+    assert not list((tmp_path / "s").glob("next_study*"))
+
+
+def test_studies_are_numbered():
+    names = ["digits", "digits_2", "digits_9", "resnet_50", "/tmp/s_3"]
+    assert [commands.successor(name) for name in names] == [
+        "digits_2",
+        "digits_3",
+        "digits_10",
+        "resnet_50_2",
+        "/tmp/s_4",
+    ]
