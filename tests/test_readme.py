@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from playbook_jax import trial
+from playbook_jax import config as config_lib, trial
 from tests import small
 
 README = (small.ROOT / "README.md").read_text()
@@ -39,3 +39,26 @@ def test_the_files_and_commands_that_the_readme_names_exist():
     for path in re.findall(r"(?:scripts|configs|docs|workloads)/[\w/]+\.(?:py|sh|md|png)", README):
         example = path == "configs/breast_cancer.py" or "NAME" in path
         assert (small.ROOT / path).exists() or example, path
+
+
+def test_the_flags_and_config_keys_that_the_readme_names_exist():
+    named = {}
+    for script, arguments in re.findall(r"scripts/(\w+)\.py([^`\n|#]*)", README):
+        named.setdefault(script, set()).update(re.findall(r"--([\w.]+)", arguments))
+    config = config_lib.complete(config_lib.load(small.ROOT / "configs" / "digits_mlp.py"))
+    cnn = config_lib.complete(config_lib.load(small.ROOT / "configs" / "digits_cnn.py"))
+    keys = config_lib.flatten(config) | config_lib.flatten(cnn)
+    assert len(named) >= 8
+    for script, names in named.items():
+        if not names:
+            continue
+        path = str(small.ROOT / "scripts" / f"{script}.py")
+        shown = subprocess.run(
+            [sys.executable, path, "--help"], capture_output=True, text=True, check=True
+        )
+        for name in names:
+            key = name.removeprefix("config.")
+            if key != name:
+                assert key in keys, name
+            else:
+                assert re.search(rf"--(\[no\])?{name}\b", shown.stdout), (script, name)
