@@ -92,6 +92,27 @@ def num_shards_of(config: ConfigDict) -> int:
     return num_shards
 
 
+def check(config: ConfigDict) -> None:
+    """Checks what a config asks of the input, before anything is read.
+
+    Raises:
+      UsageError: sizes do not fit, options do not go together, or there is no such service.
+    """
+    num_shards_of(config)
+    options = config.dataset
+    if options.get("shuffle_buffer", 1) < 1:
+        raise UsageError(
+            f"dataset.shuffle_buffer must be at least 1; it is {options.shuffle_buffer}"
+        )
+    if options.source == "tfds" and options.get("service", ""):
+        if options.get("cache", False):
+            raise UsageError(
+                "dataset.cache keeps decoded examples in this process, dataset.service decodes them in "
+                "others: choose one"
+            )
+        streaming.check_service(options.service)
+
+
 class MemorySource:
     """The data set lies on the device, and the step gathers its batch by the indices it is fed."""
 
@@ -197,19 +218,12 @@ class TfdsSource(_HostSource):
         """Takes the training records; reads them only where `dataset.cache` wants them in memory.
 
         Raises:
-          UsageError: the config asks for what does not go together, or the cache can't be filled.
+          UsageError: the cache can't be filled.
         """
         super().__init__()
         num_shards = num_shards_of(config)
         options = config.dataset
         self._service, cache = options.get("service", ""), options.get("cache", False)
-        if self._service and cache:
-            raise UsageError(
-                "dataset.cache keeps decoded examples in this process, dataset.service decodes them in "
-                "others: choose one"
-            )
-        if self._service:
-            streaming.check_service(self._service)
         self._shards = [
             streaming.make_shard(
                 train,

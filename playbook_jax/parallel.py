@@ -123,6 +123,8 @@ def replicate(tree: Any) -> Any:
 
     The same placement matters: with another one, the second call of a step would compile again.
     """
+    if not jax.tree.leaves(tree):
+        return tree  # which pmap refuses on several hosts
     return _replicate(tree, np.zeros(device_count(), np.int8))
 
 

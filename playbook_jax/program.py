@@ -254,7 +254,7 @@ def _check_batch_sizes(config: ConfigDict, train_size: int) -> None:
             f"batch_size {config.batch_size} cannot be split evenly over {over}; "
             f"the nearest that can: {', '.join(fitting) or 'none up to the training set'}"
         )
-    input_pipeline.num_shards_of(config)
+    input_pipeline.check(config)
 
 
 def _check_batch_norm(

@@ -36,9 +36,10 @@ def _damage(piece: "Piece") -> str | None:
     except tf.errors.NotFoundError:
         return f"{piece.path} does not exist; the data set is not complete"
     except tf.errors.OpError as error:
+        what = re.sub(r" at \d+.*", "", _plain(error))  # it counts from elsewhere
         return (
-            f"{piece.path} is damaged: record {count}, at byte {offset}: {_plain(error)}; restore "
-            "the file, or write the data set anew"
+            f"{piece.path} is damaged: record {count}, at byte {offset} ({what}); restore the file, or "
+            "write the data set anew"
         )
     if count < piece.skip + piece.take:
         return (

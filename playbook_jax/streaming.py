@@ -151,10 +151,8 @@ def make_shard(
     """Returns one of `num_shards` shards of a training set; `batch_size` is that of all of them.
 
     Raises:
-      UsageError: there is nothing in it, or `shuffle_buffer` is not positive.
+      UsageError: there is nothing in it.
     """
-    if shuffle_buffer < 1:
-        raise UsageError(f"dataset.shuffle_buffer must be at least 1; it is {shuffle_buffer}")
     split = train.part(index, num_shards)
     if not split.size:
         raise UsageError(f"dataset.num_shards {num_shards} is more than the {train.size} examples")

@@ -62,9 +62,10 @@ class Streamed:
 def source(records, *, ranges=None, batch_size=8, seed=0, num_shards=1, **dataset):
     config = small.digits(batch_size=batch_size, seed=seed).to_dict()
     config["dataset"] = {"source": "tfds", "num_shards": num_shards, "shuffle_buffer": 16} | dataset
-    workload = Streamed(records, ranges)
+    config, workload = config_lib.from_dict(config), Streamed(records, ranges)
+    input_pipeline.check(config)
     train_split = input_pipeline.TfdsSource.read(workload)["train"]
-    return input_pipeline.make_source(config_lib.from_dict(config), workload, train_split)
+    return input_pipeline.make_source(config, workload, train_split)
 
 
 def ids(builder, step=0, num_steps=SIZE, records=None, **dataset):
@@ -418,7 +419,7 @@ def test_a_truncated_a_short_and_a_missing_file_are_found(copied):
     data, begins = path.read_bytes(), offsets(path)
     path.write_bytes(data[: begins[-1] + 30])
     with pytest.raises(
-        InputError, match=f"record {len(begins) - 1}, at byte {begins[-1]}: truncated"
+        InputError, match=rf"record {len(begins) - 1}, at byte {begins[-1]} \(truncated"
     ):
         ids(copied)
     path.write_bytes(data[: begins[-1]])
