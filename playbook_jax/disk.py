@@ -19,7 +19,7 @@ from playbook_jax import checkpoints, config as config_lib, parallel, program, p
 _BYTES_PER_ARRAY, _BYTES_PER_SAVE = 600, 8_000
 _BYTES_PER_NUMBER = 40  # in a line of metrics.jsonl, with its name
 _BYTES_PER_TRIAL = 110_000  # the smaller files; some thirty files and folders, each in whole blocks
-_BYTES_PER_STUDY = 500_000  # its report, its table, the logs
+_BYTES_PER_STUDY = 200_000  # its report, its table, the logs
 
 
 def checkpoint_bytes(config: ConfigDict) -> int:
