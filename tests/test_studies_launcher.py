@@ -71,8 +71,11 @@ class Study:
         return self
 
     def wait(self):
-        """Returns the exit code, standard output and standard error."""
+        """Returns the exit code, standard output and standard error, doubts left out."""
         output, errors = self.process.communicate(timeout=60)
+        lines = errors.splitlines(keepends=True)
+        self.doubts = [line for line in lines if line.startswith("warning: ")]
+        errors = "".join(line for line in lines if line not in self.doubts)
         return self.process.returncode, output, errors
 
     def run(self, workers=2, retry=()):
@@ -146,8 +149,12 @@ def test_a_study_runs_to_its_end_and_a_second_time_runs_nothing(tmp_path):
     assert len(lines) == 7
     assert not (study.path / ".lock").exists()
 
+    assert len(study.doubts) == 1
+    assert "6 trials: with fewer than 20" in study.doubts[0]
+
     before = (study.path / "study.csv").read_bytes()
     assert study.run() == (code, output, errors)
+    assert study.doubts == []  # they are said once
     assert all(len(study.attempts(number)) == 1 for number in range(6))
     assert (study.path / "study.csv").read_bytes() == before
 

@@ -64,6 +64,15 @@ def test_the_ledger_has_a_row_a_study_with_the_playbooks_columns(root):
     assert b["code"] == "0123456789ab with changes"
 
 
+def test_the_studies_of_a_group_have_rows_of_their_own(root):
+    (root / "group").mkdir()
+    trial_lib.write_json(root / "group/group.json", {})
+    (root / "a").rename(root / "group/optimizer=adam")
+    found = [study.path for study in ledger.find(root)]
+    assert found == [root / "b", root / "group/optimizer=adam"]
+    assert [study.path for study in ledger.find(root / "group")] == found[1:]
+
+
 def test_a_study_without_a_started_trial_has_a_row(tmp_path):
     synthetic_study.write(tmp_path / "a", TRUTH, num_trials=3, started=0)
     (study,) = ledger.find(tmp_path)

@@ -74,7 +74,8 @@ def conclude(
         trial_lib.write_text(study.path / "best_config.py", source)
     reported = _report(study.path, script)
     try:
-        ledger.write(study.path.resolve().parent)
+        root = study.path.resolve().parent
+        ledger.write(root.parent if (root / "group.json").exists() else root)
     except UsageError as error:  # the study itself is complete without it
         print(f"warning: {error}", file=sys.stderr)
     if best is not None:

@@ -18,6 +18,7 @@ from playbook_jax.studies import (
     conclusion,
     design,
     directory,
+    doubts,
     group,
     specification as specification_lib,
 )
@@ -75,16 +76,14 @@ def launch(
       UsageError: the study can't be run; nothing was written unless it had started.
     """
     with Stop() as stop:
-        specification, study = open_study(specification_lib.load(config_path), workdir)
+        asked = specification_lib.load(config_path)
+        specification, study = open_study(asked, workdir)
         run = _Run(specification, study, stop, command, retry_failed)
-        run.time_limit = time_limit
+        run.time_limit, run.doubts = time_limit, doubts.find(asked)
         try:
             return run.to_the_end(num_workers, train_module)
-        except WorkersFailedError as error:
+        except (WorkersFailedError, FailAlikeError) as error:
             run.keep = True  # the log that the error names
-            print(f"error: {error}", file=sys.stderr)
-            return FAILED
-        except FailAlikeError as error:
             print(f"error: {error}", file=sys.stderr)
             return FAILED
         finally:
@@ -119,9 +118,11 @@ class _Run:
     Attributes:
       keep: whether the study directory stays as it is, even if no trial has started.
       time_limit: see `launch`.
+      doubts: what to say about a study before its first trial.
     """
 
     time_limit = math.inf
+    doubts: Sequence[str] = ()
 
     def __init__(
         self,
@@ -134,9 +135,8 @@ class _Run:
         self._specification, self._study, self._stop = specification, study, stop
         self._command = list(command)
         self._over = set(trial_lib.FINISHED) - ({trial_lib.FAILED} if retry_failed else set())
-        self._outcomes: list[
-            str
-        ] = []  # of the trials that ended in this run: "" or why they failed
+        # Of the trials that ended in this run: "", or why they failed.
+        self._outcomes: list[str] = []
         self._pool: Pool | None = None
         self._trials: Trials = []
         self._statuses: dict[int, Status] = {}
@@ -171,6 +171,8 @@ class _Run:
             return self._interrupted()
         self._study.write(self._specification, self._trials)
         self.keep = True
+        for doubt in () if stored else self.doubts:
+            print(f"warning: {doubt}", file=sys.stderr)
         if self._pool and not self._run_trials(waiting):
             return self._interrupted()
         return self._conclude()

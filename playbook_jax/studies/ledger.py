@@ -102,7 +102,9 @@ def read(path: str | Path) -> Study:
 
 
 def find(root: str | Path) -> list[Study]:
-    """Returns the studies right below `root`, by name; a `study.json` of something else is passed over.
+    """Returns the studies right below `root`, those of groups among them, by path.
+
+    A `study.json` of something else is passed over.
 
     Raises:
       UsageError: `root` is no directory.
@@ -110,7 +112,11 @@ def find(root: str | Path) -> list[Study]:
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"{root} is no directory; give the one that holds the study directories")
-    return [read(path.parent) for path in sorted(root.glob("*/study.json")) if _is_ours(path)]
+    groups = [path.parent for path in root.glob("*/group.json")]
+    if (root / "group.json").exists():
+        groups.append(root)
+    paths = {*root.glob("*/study.json"), *(p for g in groups for p in g.glob("*/study.json"))}
+    return [read(path.parent) for path in sorted(paths) if _is_ours(path)]
 
 
 def _is_ours(path: Path) -> bool:
