@@ -38,7 +38,11 @@ def check(study: Study) -> list[Finding]:
     """
     labels = {h.label for h in study.hyperparameters if h.ordered}
     if "learning_rate" not in labels:
-        return [_finding(CANNOT_TELL, "The learning rate does not vary, so its edge is not seen.")]
+        parts = [label for label in labels if "learning_rate" in label]
+        text = "The learning rate does not vary, so its edge is not seen."
+        if parts:
+            text = f"The learning rate varies only as {numerals.join(sorted(parts))}: no one edge."
+        return [_finding(CANNOT_TELL, text)]
     if not study.ranked:
         return [_finding(CANNOT_TELL, "No trial is complete.")]
     if not study.failures:
