@@ -122,12 +122,12 @@ def base_config(
         "checkpoint": {"every_steps": steps, "keep_best": 1, "metric": metric, "mode": mode},
         "hparams": {"learning_rate": 0.1, "end_factor": 0.0, "warmup_steps": 0},
     }
-    for path in spaces:
+    for path, space in spaces.items():
         *parents, leaf = path.split(".")
         inner = config
         for parent in parents:
             inner = inner.setdefault(parent, {})
-        inner.setdefault(leaf, 0.0)
+        inner.setdefault(leaf, space["values"][0] if "values" in space else space["low"])
     return config
 
 
@@ -228,6 +228,7 @@ def made(
     metric: str = "validation/error_rate",
     mode: str = "min",
     directory: Path = Path("/nowhere"),
+    scientific: tuple[str, ...] = (),
 ) -> study_lib.Study:
     """Returns a study that is in no directory, every number of it given.
 
@@ -235,13 +236,17 @@ def made(
       rows: one a trial: `at` (where each hyperparameter lies in its space, from 0 to 1, in the order of
         the spaces), `objective` (None for an INFEASIBLE trial), and fields of `study.Trial` that
         are to be different.
-      spaces: the nuisance hyperparameters.
+      spaces: the hyperparameters.
       base: the base config.
       metric: the objective.
       mode: whether less or more of it is better.
       directory: where it is said to lie.
+      scientific: which of the hyperparameters are scientific.
     """
-    axes = tuple(hyperparameters.parse(name, "nuisance", space) for name, space in spaces.items())
+    axes = tuple(
+        hyperparameters.parse(name, "scientific" if name in scientific else "nuisance", space)
+        for name, space in spaces.items()
+    )
     trials = []
     for number, row in enumerate(rows):
         row = dict(row)

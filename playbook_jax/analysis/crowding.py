@@ -94,7 +94,7 @@ class Field:
         number = few(len(positions))
         if len(positions) <= number or np.ptp(positions) == 0:
             return None
-        scores = self._without_others(direction)[there]
+        scores = self.scores(direction.names)[there]
         distances = np.abs(positions - end) / abs(end - start)
         best = np.argsort(scores, kind="stable")[:number]
         return Crowd(
@@ -104,9 +104,9 @@ class Field:
             _improving(positions, scores, end, start),
         )
 
-    def _without_others(self, direction: Direction) -> np.ndarray:
-        """Returns the scores without what the other hyperparameters explain of them."""
-        others = [v for name, v in self._effects.items() if name not in direction.names]
+    def scores(self, names: Sequence[str]) -> np.ndarray:
+        """Returns the trials' normal scores, less being better, without what others than `names` explain."""
+        others = [v for name, v in self._effects.items() if name not in names]
         return self._scores - sum(others, np.zeros(len(self._scores)))
 
     def _fit(self) -> dict[str, np.ndarray]:

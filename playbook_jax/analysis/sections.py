@@ -158,11 +158,9 @@ def _finding(index: int, finding: Finding, drawn: dict[str, str]) -> str:
         f'stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{shape}</svg>'
     )
     verdict = tag("div", f"{icon}{finding.verdict}", class_=f"verdict v-{kind}")
-    parts = [
-        tag("p", escape(finding.question), class_="question"),
-        tag("h3", prose(finding.answer)),
-        items("ul", map(prose, finding.evidence)),
-    ]
+    head = tag("p", escape(finding.question), class_="question")
+    head += tag("h3", prose(finding.answer))
+    parts = [items("ul", map(prose, finding.evidence))]
     if finding.action:
         parts.append(tag("p", prose(finding.action), class_="action"))
     if finding.advice:
@@ -171,8 +169,13 @@ def _finding(index: int, finding: Finding, drawn: dict[str, str]) -> str:
         text = f"<strong>Open question.</strong> {prose(finding.open_question)}"
         parts.append(tag("p", text, class_="advice"))
     parts.append(tag("p", _source(finding, drawn), class_="source"))
-    body = tag("div", "\n".join(part for part in parts if part))
-    return tag("article", verdict + body, class_="finding", id=f"finding-{index}")
+    rest = "\n".join(part for part in parts if part)
+    quiet = not finding.action  # where there is nothing to do, the answer alone is shown at first
+    if quiet:
+        rest = tag("details", tag("summary", "Evidence") + rest)
+    body = tag("div", head + rest)
+    class_ = "finding quiet" if quiet else "finding"
+    return tag("article", verdict + body, class_=class_, id=f"finding-{index}")
 
 
 def _source(finding: Finding, drawn: dict[str, str]) -> str:
@@ -207,17 +210,22 @@ def _figure(figure: Figure) -> str:
 def _legend(study: Study, keys: tuple[str, ...]) -> str:
     present = {
         "complete": len(study.ranked) > len(study.leaders),
+        "isolated": bool(study.learned),
         "others": any(t.evaluations for t in study.trials if t not in study.leaders),
         "infeasible": bool(study.of_state(trial_lib.INFEASIBLE)),
     }
     symbols = {
         "complete": ('<circle class="dot" cx="10" cy="7" r="4.2"/>', "complete"),
+        "isolated": (
+            '<path class="interval" d="M10 0v14"/><circle class="isolated" cx="10" cy="7" r="4.6"/>',
+            "the best of a value",
+        ),
         "infeasible": ('<path class="x" d="M6.4 3.4l7.2 7.2m0-7.2-7.2 7.2"/>', "infeasible"),
         "others": ('<path class="curve" d="M1 9c6-6 12 1 18-4"/>', "the other trials"),
     }
-    shown = [symbols[key] for key in keys if key != "leaders" and present[key]]
+    shown = [symbols[key] for key in keys if present.get(key)]
     if "leaders" in keys:
-        line = "others" in keys
+        line = "others" in keys or "lines" in keys
         shown = [
             (
                 _leader(rank, line),

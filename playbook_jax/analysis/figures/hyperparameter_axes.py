@@ -82,7 +82,7 @@ def describe(hyperparameter: Hyperparameter) -> str:
 
 
 def x_axis(hyperparameter: Hyperparameter) -> Axis:
-    """Returns the axis of a hyperparameter in its own units and scale; it takes `_x` of a trial."""
+    """Returns the axis of a hyperparameter in its own units and scale; it takes `x_of` a trial."""
     space, label = hyperparameter.space, hyperparameter.label
     if not isinstance(space, Range):
         return axes.levels([numerals.value(level) for level in hyperparameter.levels], label)
@@ -93,7 +93,7 @@ def x_axis(hyperparameter: Hyperparameter) -> Axis:
     return axes.padded(axes.linear(space.low, space.high, label))
 
 
-def _x(hyperparameter: Hyperparameter, trial: Trial) -> float:
+def x_of(hyperparameter: Hyperparameter, trial: Trial) -> float:
     """Returns what the axis takes for a trial, NaN where the trial lacks the hyperparameter."""
     value = trial.parameters.get(hyperparameter.name)
     if not isinstance(hyperparameter.space, Range):
@@ -143,7 +143,7 @@ def _infeasible(
         svg.text(panel.left - 7, y + 3.7, "infeasible", "tick end bad"),
     ]
     for trial in infeasible:
-        x = _x(hyperparameter, trial)
+        x = x_of(hyperparameter, trial)
         if math.isfinite(x):
             parts.append(svg.mark("cross", float(panel.across(x)), y, trial.number, "x"))
     return parts
@@ -161,7 +161,7 @@ def _complete(
     radius = 4.2 if len(complete) <= 60 else 3.2 if len(complete) <= 300 else 2.4
     marks, stars, beyond = [], [], []
     for trial in complete:
-        x = _x(hyperparameter, trial)
+        x = x_of(hyperparameter, trial)
         if not math.isfinite(x):
             continue
         across, worse = float(panel.across(x)), trial.objective > shown.high

@@ -1,0 +1,116 @@
+"""Is each value of a scientific hyperparameter equally well tuned? What speaks against it.
+
+Source: playbook, "Detecting whether a change is useful with isolation plots" ("the baseline should also
+have its learning rate equally well tuned"), and "Extracting insight from experimental results": the
+checklist before the question.
+"""
+
+import dataclasses
+
+from playbook_jax.analysis import directions, numerals
+from playbook_jax.analysis.crowding import Field, least_chance
+from playbook_jax.analysis.findings import ACT, boundary, instability
+from playbook_jax.analysis.hyperparameters import SIDES, Hyperparameter
+from playbook_jax.analysis.isolation import Slice
+from playbook_jax.analysis.proposals import EXTEND, Proposal
+from playbook_jax.analysis.study import Study
+
+# A value that was tried with two thirds of another one's trials has had less luck to choose from. A joint
+# study of 20 trials gives each of two values 10, give or take one.
+FEWER = 2 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubt:
+    """Something that makes a comparison unfair.
+
+    Attributes:
+      text: what it is.
+      action: what would mend it.
+      proposals: the same, for the next study.
+    """
+
+    text: str
+    action: str
+    proposals: tuple[Proposal, ...] = ()
+
+
+def doubts(study: Study, hyperparameter: Hyperparameter, slices: list[Slice]) -> list[Doubt]:
+    """Returns what makes the comparison of the slices unfair; nothing where it seems fair."""
+    found = _counts(slices)
+    for part in slices:
+        alone = _alone(study, hyperparameter, part)
+        found += _crowded(alone, part, len(slices))
+        (stable,) = instability.check(alone)
+        if stable.verdict == ACT:
+            found.append(
+                Doubt(
+                    f"{part.label}: {stable.answer[0].lower()}{stable.answer[1:]}",
+                    f"Mend the instability of {part.label}, by warmup or clipping.",
+                    stable.proposals,
+                )
+            )
+    return found
+
+
+def untested(study: Study, hyperparameter: Hyperparameter, slices: list[Slice]) -> list[str]:
+    """Returns the labels of the slices with too few trials to see whether they crowd a bound."""
+    few = []
+    for part in slices:
+        axes = _axes(_alone(study, hyperparameter, part))
+        allowed = boundary.CHANCE / (2 * max(1, len(axes)) * len(slices))
+        if axes and least_chance(len(part.complete)) > allowed:
+            few.append(part.label)
+    return few
+
+
+def _alone(study: Study, hyperparameter: Hyperparameter, part: Slice) -> Study:
+    """Returns the study of one slice, in which its hyperparameter does not vary."""
+    numbers = {t.number for t in (*part.complete, *part.failures)}
+    return dataclasses.replace(
+        study,
+        trials=tuple(t for t in study.trials if t.number in numbers),
+        hyperparameters=tuple(h for h in study.hyperparameters if h is not hyperparameter),
+    )
+
+
+def _axes(alone: Study) -> list[Hyperparameter]:
+    """Returns the ordered hyperparameters that trials of a slice have, and not all the same."""
+    return [
+        h
+        for h in alone.hyperparameters
+        if h.ordered and len({t.parameters.get(h.name) for t in alone.learned} - {None}) > 1
+    ]
+
+
+def _counts(slices: list[Slice]) -> list[Doubt]:
+    least, most = (choose(slices, key=lambda part: part.ended) for choose in (min, max))
+    if least.ended >= FEWER * most.ended:
+        return []
+    text = (
+        f"{least.label} was tried with {numerals.plural(least.ended, 'trial')}, {most.label} with "
+        f"{most.ended}: of more trials the best is better, whatever the value."
+    )
+    return [Doubt(text, f"Give {least.label} as many trials as {most.label}.")]
+
+
+def _crowded(alone: Study, part: Slice, number: int) -> list[Doubt]:
+    """Returns a doubt for each bound that the best trials of a slice crowd, chance shared by all slices."""
+    axes = _axes(alone)
+    if not axes or part.ended < 2 or len({t.objective for t in alone.learned}) < 2:
+        return []
+    field, found = Field(alone, alone.learned), []
+    for axis in axes:
+        for side, end in zip(SIDES, (0.0, 1.0), strict=True):
+            crowd = field.crowd(directions.along(axis), end, 1 - end)
+            if crowd is None or boundary.judge(field, axis, end, crowd, len(axes) * number) != ACT:
+                continue
+            bound, new = numerals.value(axis.bound(side)), boundary.extended(axis, side)
+            text = f"{part.label}: its best trials crowd the {side} bound of {axis.label}, {bound}."
+            if new is None:
+                action = f"Search {axis.label} beyond {bound} for {part.label}, if it can go there."
+                found.append(Doubt(text, action))
+            else:
+                action = f"Search {axis.label} to {numerals.value(new)} for {part.label}."
+                found.append(Doubt(text, action, (Proposal(EXTEND, axis.name, new, side),)))
+    return found

@@ -1,0 +1,214 @@
+"""Which value of each scientific hyperparameter is best, and is that more than luck?
+
+Over 200 simulated studies of 20 trials, two values and four nuisance hyperparameters, noise 0.1, a
+difference was told where there was none in 4 %, and where there was one of three times the noise it was
+missed in 8 % (100 trials: 3 % and 1 %). Where one value is as good but harder to tune, it comes out behind
+more often: tests/test_analysis_isolation.py has a short version.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from playbook_jax.analysis import crowding, fairness, isolation, numerals
+from playbook_jax.analysis.fairness import Doubt
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.analysis.isolation import Comparison, Slice
+from playbook_jax.analysis.study import Study
+
+ORDER = 100  # the study's own question comes after the checklist
+
+# How often a difference may be told where there is none, over all pairs of values. It is halved between
+# two ways to see one: the trials as they are, and with the nuisance hyperparameters' effects taken out.
+CHANCE = 0.05
+_INTERVAL = f"{numerals.percent(isolation.LEVEL)} bootstrap interval"
+SHOWN, COMPARED = 8, 4  # values whose best trial is described, and compared with the best of all
+
+SECTION = "Detecting whether a change is useful with isolation plots"
+PLAYBOOK = ("isolation-plot",)
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns for each scientific hyperparameter which value is best, or why that cannot be told.
+
+    Source: playbook, "Detecting whether a change is useful with isolation plots", and "Creating a set of
+    studies" (compare by the best trial of each value).
+    """
+    scientific = [h for h in study.hyperparameters if h.role == "scientific"]
+    if not scientific:
+        text = "Nothing is compared: all that varies is nuisance."
+        return [Finding("Which value is best?", FINE, text, section=SECTION, playbook=PLAYBOOK)]
+    return [_check(study, h) for h in scientific]
+
+
+def _check(study: Study, h: Hyperparameter) -> Finding:
+    parts = isolation.slices(study, h)
+    compared = sorted((p for p in parts if p.complete), key=lambda p: p.costs[0])
+    evidence = [_describe(study, part) for part in parts[:SHOWN]]
+    if len(compared) < 2:
+        text = (
+            f"Of {h.label}, only {compared[0].label} has a complete trial."
+            if compared
+            else "No trial is complete."
+        )
+        return _finding(h, CANNOT_TELL, text, evidence)
+    best, others = compared[0], compared[1:]
+    field = crowding.Field(study, study.learned)
+    scores = dict(
+        zip((t.number for t in field.trials), field.scores((h.name,)).tolist(), strict=True)
+    )
+    pairs = len(compared) * (len(compared) - 1) // 2
+    comparisons = [isolation.compare(best, other, scores) for other in others]
+    beaten = [c for c in comparisons if is_told(c, pairs)]
+    evidence += [_compared(study, c) for c in comparisons[:COMPARED]]
+    evidence += _untested(study, h, parts)
+    text = _answer(study, comparisons, beaten)
+    doubts = fairness.doubts(study, h, parts)
+    numbers = tuple(part.best.number for part in compared)
+    if doubts:
+        return _unfair(h, text, evidence, doubts, numbers)
+    if not beaten:
+        more = "" if study.unfinished else _more(comparisons)
+        return _finding(h, CANNOT_TELL, text, evidence, more, numbers)
+    return _finding(h, FINE, text, evidence, trials=numbers)
+
+
+def is_told(comparison: Comparison, pairs: int) -> bool:
+    """Says whether the better of two values is better by more than luck.
+
+    Either of two signs counts: as many of the best trials have the one value as would seldom be by chance,
+    and a bootstrap sample of both seldom turns the order; or the former with the effects of the nuisance
+    hyperparameters taken out.
+    """
+    allowed = CHANCE / 2 / pairs
+    seen = comparison.chance <= allowed and comparison.interval[0] > 0
+    return comparison.gain > 0 and (seen or comparison.adjusted_chance <= allowed)
+
+
+def _answer(study: Study, comparisons: list[Comparison], beaten: list[Comparison]) -> str:
+    best = comparisons[0].better
+    if len(comparisons) == 1:
+        (c,) = comparisons
+        reached = f"{_metric(study, best)} against {_metric(study, c.worse)}"
+        low, high = (_gain(study, end) for end in c.interval)
+        gain = f"{_gain(study, c.gain)} ({reached}; {_INTERVAL} {low} to {high})"
+        if beaten:
+            return f"{best.label} beats {c.worse.label} by {gain}."
+        if c.gain == 0:
+            return f"{best.label} and {c.worse.label} reach the same, {_metric(study, best)}."
+        return f"{best.label} is ahead of {c.worse.label} by {gain}, which may be luck."
+    open_ = [c.worse.label for c in comparisons if c not in beaten]
+    text = f"{best.label} is best, with {_metric(study, best)}"
+    if beaten:
+        text += f". It beats {numerals.some([c.worse.label for c in beaten], 5)}"
+        return text + (f", and cannot be told from {numerals.some(open_, 5)}." if open_ else ".")
+    return f"{text}, but by no more than luck may do: it cannot be told from {numerals.some(open_, 5)}."
+
+
+def _describe(study: Study, part: Slice) -> str:
+    failed = f", {len(part.failures)} failed" if part.failures else ""
+    tried = f"{numerals.plural(part.ended, 'trial')}{failed}"
+    if part.best is None:
+        return f"{part.label}: no complete trial ({tried})."
+    low, high = (numerals.metric(study.metric, end) for end in part.interval)
+    told = f"{part.label}: {_metric(study, part)} (trial {part.best.number}; {tried})"
+    told += f", {_INTERVAL} {low} to {high}"
+    rates = [t.timing["steps_per_second"] for t in part.complete if "steps_per_second" in t.timing]
+    if rates and min(rates) > 0:
+        told += f"; {numerals.number(1000 / float(np.median(rates)), 2)} ms a step"
+    return f"{told}."
+
+
+def _compared(study: Study, c: Comparison) -> str:
+    low, high = (_gain(study, end) for end in c.interval)
+    text = f"{c.better.label} against {c.worse.label}: {_gain(study, c.gain)} better"
+    text += f" (bootstrap {low} to {high})."
+    if c.ahead:
+        text += (
+            f" {_bests(c.ahead)} of their {c.better.ended + c.worse.ended} trials "
+            f"{'has' if c.ahead == 1 else 'have'} {c.better.label}: by chance "
+            f"{numerals.probability(c.chance)}"
+        )
+        text += (
+            f"; with the effects of the other hyperparameters taken out, "
+            f"{_bests(c.adjusted_ahead).lower()}: {numerals.probability(c.adjusted_chance)}."
+            if c.adjusted_ahead
+            else "; with the effects of the other hyperparameters taken out, it is not ahead."
+        )
+    return text
+
+
+def _bests(number: int) -> str:
+    return "The best" if number == 1 else f"The best {number}"
+
+
+def _untested(study: Study, h: Hyperparameter, parts: list[Slice]) -> list[str]:
+    few = fairness.untested(study, h, parts)
+    if not few:
+        return []
+    return [
+        f"Whether the best trials of {numerals.some(few, 5)} crowd a bound of the other hyperparameters "
+        "cannot be told from so few."
+    ]
+
+
+def _unfair(
+    h: Hyperparameter, text: str, evidence: list[str], doubts: list[Doubt], trials: tuple[int, ...]
+) -> Finding:
+    proposed = [proposal for doubt in doubts for proposal in doubt.proposals]
+    proposals = tuple(p for i, p in enumerate(proposed) if p not in proposed[:i])
+    found = _finding(
+        h,
+        LOOK,
+        f"{text} But the comparison is not fair yet: {doubts[0].text}",
+        [*evidence, *(doubt.text for doubt in doubts[1:])],
+        " ".join(dict.fromkeys(doubt.action for doubt in doubts)),
+        trials,
+    )
+    return dataclasses.replace(found, proposals=proposals)
+
+
+def _more(comparisons: list[Comparison]) -> str:
+    if comparisons[0].gain == 0:
+        return "Choose by something else: the cheaper, or the simpler one."
+    return (
+        "Run more trials of each value (a larger num_trials), or treat them as equal and take the "
+        "cheaper or simpler one."
+    )
+
+
+def _metric(study: Study, part: Slice) -> str:
+    return numerals.metric(study.metric, part.best.objective)
+
+
+def _gain(study: Study, gain: float) -> str:
+    sign = "−" if gain < 0 else ""
+    return sign + ("∞" if np.isinf(gain) else numerals.metric(study.metric, abs(gain)))
+
+
+def _finding(
+    h: Hyperparameter,
+    verdict: str,
+    answer: str,
+    evidence: list[str],
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=f"Which {h.label} is best?",
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence),
+        action=action,
+        advice=(
+            "Each value is judged by its best trial, the nuisance hyperparameters optimized away. That says "
+            "what so many trials find: a value that is harder to tune comes out behind. The best of many is "
+            "a lucky one, too: before a change is adopted, train both bests again with other seeds, and "
+            "weigh what the change costs."
+        ),
+        section=SECTION,
+        trials=trials,
+        figures=(f"isolation-{h.name}",),
+        playbook=PLAYBOOK,
+    )
