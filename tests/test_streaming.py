@@ -1,4 +1,4 @@
-"""Batches streamed from TFRecord files: their order, what they hold, and where they go wrong."""
+"""Batches streamed from TFRecord files: their order, what they hold, and where they go."""
 
 import dataclasses
 import itertools
@@ -6,11 +6,9 @@ import re
 import shlex
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +16,9 @@ import pytest
 from playbook_jax import (
     config as config_lib,
     evaluation_batches,
-    input_pipeline,
     parallel,
     program,
     records as records_lib,
-    splits,
     streaming,
     train,
     trial,
@@ -30,6 +26,15 @@ from playbook_jax import (
 from playbook_jax.errors import InputError, UsageError
 from playbook_jax.lazy_tensorflow import import_tensorflow
 from tests import small, test_playbook, tiny_records
+from tests.streamed import (
+    digits,
+    files_of,
+    ids,
+    on_disk,
+    rewrite,
+    shifted,
+    source,
+)
 from tests.tiny_records import SIZE
 
 
@@ -44,49 +49,6 @@ def copied(builder, tmp_path):
     place = tmp_path / "tiny_records" / "1.0.0"
     shutil.copytree(builder.data_dir, place)
     return records_lib.find_builder("tiny_records", str(tmp_path))
-
-
-class Streamed:
-    """As much of a workload as a source asks for."""
-
-    def __init__(self, records, ranges=None):
-        self._records, self._ranges = records, ranges or {}
-
-    def records(self):
-        return self._records
-
-    def ranges(self):
-        return self._ranges
-
-
-def source(records, *, ranges=None, batch_size=8, seed=0, num_shards=1, **dataset):
-    config = small.digits(batch_size=batch_size, seed=seed).to_dict()
-    config["dataset"] = {"source": "tfds", "num_shards": num_shards, "shuffle_buffer": 16} | dataset
-    config, workload = config_lib.from_dict(config), Streamed(records, ranges)
-    input_pipeline.check(config)
-    train_split = input_pipeline.TfdsSource.read(workload)["train"]
-    return input_pipeline.make_source(config, workload, train_split)
-
-
-def ids(builder, step=0, num_steps=SIZE, records=None, **dataset):
-    """The ids of batches, [num_steps, batch size]."""
-    records = records or tiny_records.records(builder, features=("id",))
-    return source(records, **dataset).feed(step, num_steps)["id"]
-
-
-def files_of(builder):
-    return sorted(Path(builder.data_dir).glob("*train*"))
-
-
-def on_disk(builder):
-    """id → (file, record), read without the code under test."""
-    tf = import_tensorflow()
-    places = {}
-    for file, path in enumerate(files_of(builder)):
-        for record, data in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
-            feature = tf.train.Example.FromString(data).features.feature
-            places[feature["id"].int64_list.value[0]] = (file, record)
-    return places
 
 
 # The order.
@@ -184,19 +146,6 @@ def test_examples_are_decoded(builder):
         assert label == number % 10
 
 
-def rewrite(path, change):
-    """Writes the records of a file anew, each `change`d as a `tf.train.Example`."""
-    tf = import_tensorflow()
-    examples = [
-        tf.train.Example.FromString(x)
-        for x in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    ]
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for number, example in enumerate(examples):
-            change(number, example)
-            writer.write(example.SerializeToString())
-
-
 @pytest.mark.playbook("drop-unused-features")
 def test_unused_features_are_not_even_parsed(copied):
     def spoil(number, example):
@@ -207,11 +156,6 @@ def test_unused_features_are_not_even_parsed(copied):
     assert len(source(tiny_records.records(copied)).feed(0, 13)["id"]) == 13
     with pytest.raises(InputError, match="Unknown image file format"):
         source(tiny_records.records(copied, features=("id", "unused"))).feed(0, 1)
-
-
-def shifted(example, seed):
-    tf = import_tensorflow()
-    return {**example, "noise": tf.random.stateless_uniform([2], seed)}
 
 
 @pytest.mark.playbook("tf-data-prefetch")
@@ -388,164 +332,7 @@ def test_the_sample_of_the_training_set_takes_from_every_file(builder):
     np.testing.assert_array_equal(chosen, split.arrays()["id"][[7, 3, 4, 100]])
 
 
-# Bad input: one line that says where.
-
-
-def offsets(path):
-    """Where each record of a TFRecord file begins, by the format: length, checksum, data, checksum."""
-    data, found, at = path.read_bytes(), [], 0
-    while at < len(data):
-        found.append(at)
-        at += 16 + struct.unpack("<Q", data[at : at + 8])[0]
-    return found
-
-
-def test_a_damaged_record_is_found(copied):
-    path = files_of(copied)[2]
-    at = offsets(path)[5]
-    damaged = bytearray(path.read_bytes())
-    damaged[at + 40] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(InputError, match="corrupted") as caught:
-        ids(copied)
-    assert f"{path} is damaged: record 5, at byte {at}" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=f"record 5, at byte {at}"):
-        tiny_records.records(copied).split("train").arrays()
-
-
-def test_a_truncated_a_short_and_a_missing_file_are_found(copied):
-    path = files_of(copied)[1]
-    data, begins = path.read_bytes(), offsets(path)
-    path.write_bytes(data[: begins[-1] + 30])
-    with pytest.raises(
-        InputError, match=rf"record {len(begins) - 1}, at byte {begins[-1]} \(truncated"
-    ):
-        ids(copied)
-    path.write_bytes(data[: begins[-1]])
-    with pytest.raises(InputError, match=f"{path} ends after {len(begins) - 1} records"):
-        ids(copied)
-    path.unlink()
-    with pytest.raises(InputError, match=f"{path} does not exist"):
-        ids(copied)
-
-
-def test_a_record_without_a_feature_is_found(copied):
-    def rename(number, example):
-        if number == 3:
-            example.features.feature["labels"].CopyFrom(example.features.feature["label"])
-            del example.features.feature["label"]
-
-    path = files_of(copied)[4]
-    rewrite(path, rename)
-    with pytest.raises(InputError) as caught:
-        source(tiny_records.records(copied)).feed(0, 13)
-    assert str(caught.value) == (
-        f"{path}, record 3: it has no feature 'label'; did you mean 'labels'? "
-        "(it has: id, image, labels, unused)"
-    )
-
-
-def test_a_label_out_of_range_is_found_in_every_source(copied):
-    def spoil(number, example):
-        if number == 2:
-            example.features.feature["label"].int64_list.value[0] = 10
-
-    path = files_of(copied)[0]
-    rewrite(path, spoil)
-    records, ranges = tiny_records.records(copied), {"label": 10}
-    text = f"{path}, record 2: label is 10; it must be from 0 to 9"
-    for num_shards in (1, 2):
-        with pytest.raises(InputError, match=text):
-            source(records, ranges=ranges, num_shards=num_shards).feed(0, 13)
-    with pytest.raises(InputError, match=text):
-        list(evaluation_batches.make(records.split("validation"), 8, ranges))
-    arrays = records.split("train").arrays()
-    with pytest.raises(InputError, match="example 2 of train: label is 10"):
-        splits.check_ranges(arrays, ranges, lambda i: f"example {i} of train")
-    arrays["label"][2] = -1
-    with pytest.raises(InputError, match="label is -1"):
-        splits.check_ranges(arrays, ranges, str)
-
-
-def test_what_cannot_be_streamed_is_said_before_a_run(builder, tmp_path):
-    for changes, text in [
-        (
-            {"features": ("image", "lable")},
-            "unknown feature of tiny_records 'lable'; did you mean 'label'?",
-        ),
-        ({"splits": {"train": "trian"}}, "tiny_records has no 'trian'"),
-        ({"features": ("image",), "encoded": ("image",)}, "'image' is a string"),
-    ]:
-        with pytest.raises(UsageError, match=text):
-            tiny_records.records(builder, **changes).split("train").spec  # noqa: B018
-    tf = import_tensorflow()
-    ragged = tiny_records.records(
-        builder,
-        preprocess=lambda example: {"x": tf.zeros([tf.cast(example["id"], tf.int32)])},
-    )
-    with pytest.raises(UsageError, match="examples of different shapes make no batch"):
-        ragged.split("train").spec  # noqa: B018
-    with pytest.raises(UsageError, match=r"dataset\.shuffle_buffer must be at least 1"):
-        ids(builder, shuffle_buffer=0)
-
-
-def test_a_data_set_that_is_not_there(builder):
-    place = Path(builder.data_dir).parent.parent
-    with pytest.raises(
-        UsageError, match=r"no data set 'tiny_recrods'.*did you mean 'tiny_records'"
-    ):
-        records_lib.find_builder("tiny_recrods", str(place))
-    with pytest.raises(UsageError, match="there: nothing"):
-        records_lib.find_builder("mnist", str(place / "nowhere"))
-    assert records_lib.find_builder("tiny_records/1.0.0", str(place)).version == "1.0.0"
-
-
-def test_another_process_may_be_faster_at_preparing(builder, monkeypatch):
-    def too_late(**_):
-        raise FileExistsError("Destination already exists")
-
-    ours = tiny_records.TinyRecords(data_dir=str(Path(builder.data_dir).parent.parent))
-    monkeypatch.setattr(ours, "is_prepared", lambda: False)
-    monkeypatch.setattr(ours, "download_and_prepare", too_late)
-    assert records_lib.prepare(ours).info.splits["train"].num_examples == SIZE
-
-
 # Runs.
-
-
-def digits(**overrides):
-    values = {"batch_size": 64, "max_train_steps": 30, "dataset__shuffle_buffer": 256, **overrides}
-    return small.shrunk(small.ROOT / "configs" / "digits_tfds.py", **values)
-
-
-@pytest.fixture
-def digits_dir(tmp_path):
-    """The digits' files in a place where they may be damaged."""
-    run_config = digits()
-    program.workload_lib.find(run_config.workload)(run_config).records()  # prepares them
-    shutil.copytree(records_lib.data_dir() / "playbook_digits", tmp_path / "playbook_digits")
-    return tmp_path
-
-
-def test_a_run_ends_as_failed_and_says_where(digits_dir, tmp_path, capfd):
-    path = sorted(digits_dir.glob("*/*/*train*"))[3]
-    at = offsets(path)[120]
-    damaged = bytearray(path.read_bytes())
-    damaged[at + 40] ^= 1
-    path.write_bytes(damaged)
-    status = train.train(digits(dataset__data_dir=str(digits_dir)), tmp_path / "trial")
-    assert status["state"] == trial.FAILED
-    assert status["reason"].startswith(f"{path} is damaged: record 120, at byte {at}")
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def test_bad_validation_data_is_said_before_a_run(digits_dir, tmp_path):
-    path = sorted(digits_dir.glob("*/*/*validation*"))[0]
-    path.unlink()
-    with pytest.raises(UsageError, match=f"{path} does not exist"):
-        train.train(digits(dataset__data_dir=str(digits_dir)), tmp_path / "trial")
-    assert not (tmp_path / "trial").exists()
 
 
 def test_streamed_evaluations_give_the_same_metrics(tmp_path, monkeypatch):
