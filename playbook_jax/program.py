@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -167,15 +167,7 @@ def _build(static_part: str) -> Program:
     examples = evaluation.chosen_examples(config.save_predictions, validation)
     metrics = evaluation.metric_names(workload, one, variables, hparams)
     polyak = "polyak_decay" in config.hparams
-    names = [
-        f"{split}/{variant}{metric}"
-        for split in PERIODIC_SPLITS
-        for variant in ("", "polyak/")[: 1 + polyak]
-        for metric in metrics
-    ]
-    if config.checkpoint.metric not in names:
-        raise unknown("checkpoint.metric", config.checkpoint.metric, names)
-
+    _check_metric(config, metrics, polyak)
     samples = {
         "train": evaluation.train_sample(train, evaluation.train_sample_size(config, arrays)),
         "validation": validation,
@@ -198,8 +190,6 @@ def _build(static_part: str) -> Program:
         train_step.initial_state, workload, config.optimizer, polyak=polyak, rules=rules
     )
     on_devices = functools.partial(parallel.on_devices, mapping=config.device_mapping)
-    on_init = on_devices(lambda seed, _: init(seed=seed), (None, 0))
-    devices = np.zeros(parallel.device_count(), np.int8)
     return Program(
         workload=workload,
         arrays=arrays,
@@ -212,7 +202,7 @@ def _build(static_part: str) -> Program:
         columns=trial.STEP_COLUMNS + groups,
         rules=rules,
         examples=examples,
-        init=lambda seed: on_init(np.uint32(seed), devices),
+        init=_on_every_device(init, on_devices),
         run_steps=on_devices(run_steps, (0, 0, 0, 0, None, None, None, None, None), donate=(0, 1)),
         settle=on_devices(_settle, (0,), donate=(0,)),
         evaluate=on_devices(
@@ -220,6 +210,26 @@ def _build(static_part: str) -> Program:
         ),
         predict=on_devices(evaluation.make_predict(workload), (0, 0, None, None)),
     )
+
+
+def _check_metric(config: ConfigDict, metrics: Iterable[str], polyak: bool) -> None:
+    names = [
+        f"{split}/{variant}{metric}"
+        for split in PERIODIC_SPLITS
+        for variant in ("", "polyak/")[: 1 + polyak]
+        for metric in metrics
+    ]
+    if config.checkpoint.metric not in names:
+        raise unknown("checkpoint.metric", config.checkpoint.metric, names)
+
+
+def _on_every_device(
+    init: Callable[..., TrainState], on_devices: Callable[..., Callable]
+) -> Callable[[int], TrainState]:
+    """Returns the function (seed) → the same initial state on every device."""
+    mapped = on_devices(lambda seed, _: init(seed=seed), (None, 0))
+    devices = np.zeros(parallel.device_count(), np.int8)
+    return lambda seed: mapped(np.uint32(seed), devices)
 
 
 def _settle(state: TrainState) -> tuple[TrainState, TrainState, Variants]:
