@@ -173,7 +173,10 @@ def test_cannot_tell():
     unstarted = dataclasses.replace(none, trials=())
     for made, answer in [
         (named, "The learning rate does not vary, so its edge is not seen."),
-        (in_part, "The learning rate varies only as learning_rate/(1-hparams.momentum): no one edge."),
+        (
+            in_part,
+            "The learning rate varies only as learning_rate/(1-hparams.momentum): no one edge.",
+        ),
         (one_bad, "A single trial that fails does not show an edge."),
         (none, "No trial is complete."),
         (unstarted, "No trial is complete."),

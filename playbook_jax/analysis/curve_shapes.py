@@ -66,7 +66,7 @@ def rise(values: np.ndarray) -> tuple[float, float, int]:
 
 
 def late_fall(values: np.ndarray) -> tuple[float, float]:
-    """Returns how a curve falls at its end: from the third quarter to the last one, on average.
+    """Returns how a curve falls at its end: from the fourth fifth to the last one, on average.
 
     Args:
       values: at least FEWEST, finite, at equal distances.
@@ -79,8 +79,8 @@ def late_fall(values: np.ndarray) -> tuple[float, float]:
 
 
 def _late_falls(curves: np.ndarray) -> np.ndarray:
-    quarter = max(2, curves.shape[1] // 4)
-    return curves[:, -2 * quarter : -quarter].mean(axis=1) - curves[:, -quarter:].mean(axis=1)
+    fifth = max(2, curves.shape[1] // 5)
+    return curves[:, -2 * fifth : -fifth].mean(axis=1) - curves[:, -fifth:].mean(axis=1)
 
 
 def _tail(simulated: Callable[[int], np.ndarray], length: int, value: float, noise: float) -> float:

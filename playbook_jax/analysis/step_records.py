@@ -63,9 +63,7 @@ def every_step(directory: epath.Path) -> dict[str, np.ndarray]:
     names = trial_lib.STEP_COLUMNS
     if not len(records) or records.shape[1] < len(names):
         return {}
-    return {
-        name: records[:, names.index(name)].astype(float) for name in ("loss", "gradient_norm")
-    }
+    return {name: records[:, names.index(name)].astype(float) for name in ("loss", "gradient_norm")}
 
 
 def timing(directory: epath.Path) -> dict[str, float]:

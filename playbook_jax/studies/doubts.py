@@ -28,6 +28,7 @@ _OPTIMIZER = {"learning_rate", "warmup_steps", "end_factor", *itertools.chain(*U
 _REGULARIZATION = ("weight_decay", "dropout_rate", "label_smoothing")
 # What the playbook tunes of Adam with how many trials; its "substantially more than 25" is taken as twice.
 _ADAM_BUDGETS = {"beta1": 10, "epsilon": 25, "beta2": 50}
+_REPLICATES = {"seed", "notes"}  # all that varies between runs of one configuration
 _FEW_TRIALS = 20
 _WIDE = 100  # ratio of the bounds from which a linear scale is doubtful
 _MANY_DIMENSIONS = 12
@@ -41,6 +42,8 @@ def find(specification: Specification) -> list[str]:
     studies", "How should Adam's hyperparameters be tuned", "How many trials are needed", "Why shouldn't
     the batch size be tuned", "Where can I find an implementation of quasi-random search".
     """
+    if set(specification.spaces) <= _REPLICATES:
+        return []  # nothing is searched for
     return [doubt for check in _CHECKS for doubt in check(specification)]
 
 

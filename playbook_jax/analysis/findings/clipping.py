@@ -12,7 +12,7 @@ PERCENTILE = 90  # of the gradient norms: "a good starting point" for the thresh
 QUESTION = "Is gradient clipping extremely aggressive?"
 SECTION = "Gradient clipping"
 PLAYBOOK = ("aggressive-clipping", "clip-at-the-90th-percentile")
-FIGURES = ("gradient-norms", "gradient-norm-histogram")
+FIGURES = ("gradient-norm-histogram",)
 
 
 def check(study: Study) -> list[Finding]:
@@ -31,8 +31,8 @@ def check(study: Study) -> list[Finding]:
     if not known:
         return [_finding(CANNOT_TELL, "It was not recorded how many updates were clipped.")]
     told = [
-        f"trial {t.number} {numerals.percent(t.records.clipped_fraction)} at clip_norm "
-        f"{numerals.value(threshold(study, t))}"
+        f"{numerals.percent(t.records.clipped_fraction)} in trial {t.number} (clip_norm "
+        f"{numerals.value(threshold(study, t))})"
         for t in known
     ]
     evidence = [numerals.sentence(f"Updates clipped: {'; '.join(told)}"), *_norms(known[:1])]

@@ -12,7 +12,7 @@ from playbook_jax.analysis.study import Study, Trial
 ORDER = 45
 
 CHANCE = 0.01  # that a flat curve seems to fall so; at two of three trials, 1 in 3,000
-# From the third quarter to the last one: less than this part of the value is no progress to wait for.
+# From the fourth fifth to the last one: less than this part of the value is no progress to wait for.
 SMALLEST = 0.02
 # A curve has "saturated long before the end" where it stays within SMALLEST of its end, or within its
 # scatter, from this part of the run on.
@@ -32,7 +32,7 @@ class End:
 
     Attributes:
       trial: its number.
-      fallen: what validation gained from the third quarter to the last one.
+      fallen: what validation gained from the fourth fifth of the run to the last one.
       improving: whether that is more than scatter, and enough to matter.
       settled: the part of the run after which neither validation nor training moved any more.
     """
@@ -58,10 +58,10 @@ def check(study: Study) -> list[Finding]:
         )
         return [_finding(CANNOT_TELL, text)]
     improving = [e for e in ends if e.improving]
-    told = [f"trial {e.trial} {numerals.metric(study.metric, e.fallen)}" for e in ends[:4]]
+    told = [f"{numerals.metric(study.metric, e.fallen)} in trial {e.trial}" for e in ends[:4]]
     evidence = [
-        f"From the third quarter of the run to the last one, the {numerals.metric_label(study.metric)} "
-        f"improved by: {numerals.join(told)}."
+        f"From the fourth fifth of the run to the last one, the {numerals.metric_label(study.metric)} "
+        f"improved by {numerals.join(told)}."
     ]
     trials = tuple(e.trial for e in ends)
     if len(improving) >= MOST * len(ends):

@@ -26,7 +26,7 @@ SETTLING = 0.02  # of a run: that the first gradients are large is no instabilit
 QUESTION = "Are there outlier gradients?"
 SECTION = "Identifying unstable workloads"
 PLAYBOOK = ("gradient-spikes-by-step", "gradient-norm-outliers")
-FIGURES = ("gradient-norms", "gradient-norm-histogram")
+FIGURES = ("gradient-norms",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +74,11 @@ def check(study: Study) -> list[Finding]:
     hurt = {number: [s for s in value if s.hurts] for number, value in spikes.items()}
     worst = [number for number, value in hurt.items() if value]
     if worst:
-        steps = numerals.some([numerals.count(s.step) for s in hurt[worst[0]]], 4)
+        first = [numerals.count(s.step) for s in hurt[worst[0]]]
+        steps = f"step{'s' * (len(first) > 1)} {numerals.some(first, 4)}"
         text = (
             f"Training is shaken by outlier gradients: {numerals.trials(worst)}"
-            f" ({'in the first ' if len(worst) > 1 else ''}at step {steps})."
+            f" ({'in the first ' if len(worst) > 1 else ''}at {steps})."
         )
         return [_finding(ACT, text, evidence, _mend(study, trials[0]), tuple(worst))]
     text = f"Some gradients are far above the usual ({numerals.trials(list(spikes))}), harmless so far."
@@ -152,10 +153,13 @@ def _told(number: int, spikes: list[Spike]) -> str:
 def _mend(study: Study, best: Trial) -> str:
     at = best.records.percentiles.get(clipping.PERCENTILE)
     where = f", {numerals.number(at, 2)}" if at else ""
-    if clipping.threshold(study, best) > 0:
+    threshold = clipping.threshold(study, best)
+    if at and threshold > at:
+        return f"Clip harder: lower clip_norm to the 90th percentile of the norms{where}."
+    if threshold > 0:
         return (
-            "Gradients are clipped already: try longer warmup, a lower clip_norm (the 90th percentile of "
-            f"the norms{where}), or another optimizer."
+            "Gradients are clipped below the 90th percentile of their norms already: try longer warmup, or "
+            "another optimizer."
         )
     return f"Clip gradients at the 90th percentile of their norms{where} (hparams.clip_norm)."
 

@@ -37,7 +37,7 @@ def check(study: Study) -> list[Finding]:
         text = f"The best trials have fewer than {curve_shapes.FEWEST} evaluations each."
         return [_finding(CANNOT_TELL, text)]
     scatter, spread = float(np.median(list(known.values()))), between(study)
-    if spread == 0 == scatter:
+    if max(spread, scatter) <= 1e-9 * abs(study.best.objective):  # rounding
         return [_finding(CANNOT_TELL, "The better half of the trials came to the same objective.")]
     part = scatter / spread if spread else math.inf
     evidence = (

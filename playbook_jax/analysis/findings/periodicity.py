@@ -43,9 +43,9 @@ def check(study: Study) -> list[Finding]:
     length = len(found[0][1])
     alike = [(t, c) for t, c in found if len(c) == length and c.steps[-1] == found[0][1].steps[-1]]
     alike = alike[:TRIALS]
-    power = np.mean([spectrum(curve.values) for _, curve in alike], axis=0)
-    at = int(np.argmax(power))
-    chance = _chance(float(power[at]), length, len(alike))
+    peaks = prominence(np.mean([spectrum(curve.values) for _, curve in alike], axis=0))
+    at = int(np.argmax(peaks))
+    chance = _chance(float(peaks[at]), length, len(alike))
     trials = tuple(t.number for t, _ in alike)
     names = numerals.trials(trials)
     told = (
@@ -67,24 +67,29 @@ def check(study: Study) -> list[Finding]:
 
 
 def spectrum(values: np.ndarray) -> np.ndarray:
-    """Returns how strong each frequency is in a curve's scatter, from CYCLES cycles on.
+    """Returns the periodogram of a curve's late part, its mean 1, from one cycle on.
 
-    The moving mean is taken away, and what is left is turned into normal scores, so that neither bends nor
-    single jumps look like a period.
-
-    Args:
-      values: a curve.
-
-    Returns:
-      The periodogram, its mean 1.
+    A straight line is taken away, and what is left is turned into normal scores, so that single jumps
+    do not count for more than others.
     """
     kept = _late(values)
-    w = max(3, len(kept) // CYCLES) | 1  # odd
-    padded = np.pad(kept, w // 2, mode="reflect", reflect_type="odd")
-    off = kept - np.convolve(padded, np.full(w, 1 / w), mode="valid")
+    t = np.arange(len(kept)) - (len(kept) - 1) / 2
+    off = kept - kept.mean() - t * (t @ kept) / (t @ t)
     ranks = np.argsort(np.argsort(off, kind="stable"), kind="stable")
-    power = np.abs(np.fft.rfft(_normal_scores(len(kept))[ranks])[CYCLES:]) ** 2
+    power = np.abs(np.fft.rfft(_normal_scores(len(kept))[ranks])[1:]) ** 2
     return power / power.mean()
+
+
+def prominence(power: np.ndarray) -> np.ndarray:
+    """Returns how far each frequency stands out of those beside it, from CYCLES cycles on.
+
+    A bend of the curve, or a slow wandering, has its power at all low frequencies, and a period at one:
+    so each is divided by the geometric mean of those two and three away on both sides.
+    """
+    beside = np.log(np.pad(np.maximum(power, 1e-9), 3, mode="reflect"))
+    n = len(power)
+    usual = (beside[:n] + beside[1 : n + 1] + beside[5 : n + 5] + beside[6 : n + 6]) / 4
+    return (power / np.exp(usual))[CYCLES - 1 :]
 
 
 def _late(values: np.ndarray) -> np.ndarray:
@@ -109,7 +114,7 @@ def _strongest(length: int, trials: int) -> np.ndarray:
     rng = np.random.default_rng(length)
     pool = np.array([spectrum(noise) for noise in rng.normal(size=(_DRAWS // 2, length))])
     mixed = rng.integers(0, len(pool), size=(_DRAWS, trials))
-    return np.array([pool[chosen].mean(axis=0).max() for chosen in mixed])
+    return np.array([prominence(pool[chosen].mean(axis=0)).max() for chosen in mixed])
 
 
 def _regular(curve: Curve | None) -> Curve | None:

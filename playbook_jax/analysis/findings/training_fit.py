@@ -59,8 +59,8 @@ def check(study: Study) -> list[Finding]:
         train, validation = (
             numerals.metric(name, _back(study, value)) for value in (gap.train, gap.validation)
         )
-        told.append(f"trial {gap.trial} {train} in training, {validation} in validation")
-    evidence = (numerals.sentence(f"{kind} at the end of training: {'; '.join(told)}"),)
+        told.append(f"trial {gap.trial}: {train} in training, {validation} in validation")
+    evidence = (numerals.sentence(f"{kind} at the end, {'; '.join(told)}"),)
     trials = tuple(gap.trial for gap in gaps)
     part = float(np.median([gap.train / gap.validation if gap.validation else 0 for gap in gaps]))
     if sum(gap.closed for gap in gaps) > len(gaps) / 2:

@@ -1,0 +1,123 @@
+"""Are there enough trials: how many are in the good region, and what would more of them give?"""
+
+import math
+
+import numpy as np
+
+from playbook_jax.analysis import best_of, curves, numerals
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, late_variance
+from playbook_jax.analysis.study import Study
+
+ORDER = 35
+
+# A trial is "in the good region" if it is worse than the best by no more than so many standard deviations
+# of one evaluation: training the best one again would come out as far off.
+NOISES = 2.0
+# Where that is not known, or zero: this part of the best value.
+PART = 0.02
+# "A sense of how many points are in the good region": as many as the playbook's figures star, so that the
+# best is not alone by luck.
+GOOD = 3
+FEWEST = 5  # complete trials, of which one can be apart from the others
+
+QUESTION = "Have enough trials been run?"
+SECTION = "Not sampling enough points in the search space"
+PLAYBOOK = ("points-in-the-good-region", "best-of-k-box-plots")
+FIGURES = ("best-of-k",)
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns how many trials lie in the good region, and what half and twice as many would give.
+
+    Source: playbook, "Not sampling enough points in the search space": since it is so hard to know, sample
+    what you can afford and get a sense of how many points are in the good region.
+    """
+    number = len(study.ranked)
+    if number < FEWEST:
+        text = f"{numerals.plural(number, 'complete trial')}: too few to tell a good region."
+        more = "" if study.unfinished or not number else _more(study)
+        return [_finding(CANNOT_TELL, text if number else "No trial is complete.", action=more)]
+    costs, width = study.costs(study.ranked), tolerance(study)
+    good = [t.number for t, c in zip(study.ranked, costs, strict=True) if c <= costs[0] + width]
+    evidence = [
+        f"Within {numerals.metric(study.metric, width)} of the best {numerals.metric_label(study.metric)} "
+        f"lie {numerals.count(len(good))} of {numerals.count(number)} complete trials: "
+        f"{numerals.trials(good)}.",
+        _growth(study, costs),
+    ]
+    ended = number + len(study.failures) - sum(t.unlearned for t in study.ranked)
+    if len(good) >= GOOD:
+        text = (
+            f"{numerals.count(len(good))} trials of {numerals.count(ended)} are in the good region."
+        )
+        return [_finding(FINE, text, evidence, trials=tuple(good))]
+    alone = f"Only {numerals.trials(good)} of {numerals.count(ended)}"
+    text = f"{alone} {'is' if len(good) == 1 else 'are'} in the good region: it is hardly sampled."
+    action = "" if study.unfinished else _more(study)
+    return [_finding(LOOK, text, evidence, action, tuple(good))]
+
+
+def tolerance(study: Study) -> float:
+    """Returns by how much a trial may be worse than the best and still be in the good region."""
+    scatters = [late_variance.late_scatter(study, t) for t in curves.compared(study)]
+    known = [s for s in scatters if math.isfinite(s)]
+    noise = NOISES * float(np.median(known)) if known else 0.0
+    return noise or PART * abs(study.best.objective)
+
+
+def draws(study: Study) -> tuple[np.ndarray, int]:
+    """Returns the costs of the complete trials, ascending, and how many trials gave no result."""
+    infeasible = [t for t in study.failures if not t.unlearned]
+    return study.costs(study.ranked), len(infeasible)
+
+
+def _growth(study: Study, costs: np.ndarray) -> str:
+    growth = best_of.growth(*draws(study))
+    metric = study.metric
+    sign = -1 if study.maximize else 1
+    number = len(costs) + draws(study)[1]
+    return (
+        f"The best of half as many trials is {numerals.metric(metric, sign * growth.half)} on average, of "
+        f"all {numerals.count(number)} it is {numerals.metric(metric, sign * growth.best)}; twice as many "
+        f"would gain about {numerals.metric(metric, growth.gain)} more, if they go on as they did."
+    )
+
+
+def _more(study: Study) -> str:
+    number = numerals.count(2 * len(study.trials))
+    return (
+        f"Run more trials (num_trials = {number} in the same study goes on), shrink the search space around "
+        "the best, or ask for less."
+    )
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: list[str] | None = None,
+    action: str = "",
+    trials: tuple[int, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence or ()),
+        action=action,
+        advice=(
+            "More trials are always better, and cost more: sample what you can afford, and look at the axes "
+            "for how many points lie in the good region. Where there are too few, run more or be less "
+            "ambitious."
+            if action
+            else ""
+        ),
+        section=SECTION,
+        open_question=(
+            "Whether a space has been sampled densely enough is very difficult to know, the playbook says."
+            if action
+            else ""
+        ),
+        trials=trials,
+        figures=FIGURES,
+        playbook=PLAYBOOK,
+    )

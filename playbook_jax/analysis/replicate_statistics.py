@@ -1,0 +1,208 @@
+"""What replicates can tell of a difference: resampling of two sides' results, and how many are needed.
+
+A replicate's result is a cost: an objective turned so that less is better. The improvement is the mean
+cost of the baseline less that of the candidate.
+
+The test is the studentized permutation test (Janssen 1997; Chung and Romano, Annals of Statistics 2013):
+deal all results anew to the two sides, again and again, and see how often the difference, in units of its
+own standard error, is as large as it was. It assumes no distribution, its rate of false alarms is exact
+where both sides vary alike, also with three replicates, and it holds for many where they do not.
+"""
+
+import dataclasses
+import itertools
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+LEVEL = 0.05  # rate of wrong conclusions in either direction
+POWER = 0.8  # rate of right ones for which replicates are counted; the convention
+MOST_DEALS = 9_999  # all deals are gone through where there are not more
+_MOST_CELLS = 20_000_000  # of the table of deals: bounds memory where replicates are many
+_DRAWS = 2_000  # of a bootstrap
+_NORMAL = NormalDist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A standard deviation and how well it is known.
+
+    Attributes:
+      sd: the sample's standard deviation, with n − 1.
+      low: the lower end of its 90 % interval, for normal results.
+      high: the upper end.
+    """
+
+    sd: float
+    low: float
+    high: float
+
+
+def spread(values: np.ndarray) -> Spread | None:
+    """Returns the standard deviation of replicates with its interval, or None of fewer than two."""
+    n = len(values)
+    if n < 2:
+        return None
+    sd = float(np.std(values, ddof=1))
+    low, high = (math.sqrt((n - 1) / chi_square_quantile(p, n - 1)) for p in (1 - LEVEL, LEVEL))
+    return Spread(sd, sd * low, sd * high)
+
+
+def chi_square_quantile(p: float, freedom: int) -> float:
+    """Returns the quantile of the chi-square distribution: by bisection of the series of its integral."""
+    low, high = 0.0, freedom + 20 * math.sqrt(2 * freedom) + 20
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _chi_square(middle, freedom) < p else (low, middle)
+    return (low + high) / 2
+
+
+def _chi_square(x: float, freedom: int) -> float:
+    """Returns P(χ² ≤ x) = γ(a, x/2) / Γ(a) with a = freedom / 2 (Abramowitz and Stegun 6.5.29)."""
+    a, y = freedom / 2, x / 2
+    if y <= 0:
+        return 0.0
+    term = total = 1.0
+    for n in itertools.count(1):
+        term *= y / (a + n)
+        total += term
+        if term < 1e-16 * total:
+            break
+    return math.exp(a * math.log(y) - y - math.lgamma(a + 1) + math.log(total))
+
+
+class Deals:
+    """Ways in which all results can be dealt to the two sides: all, or many random ones.
+
+    Attributes:
+      count: how many there are, the one that happened included.
+    """
+
+    def __init__(self, candidate: int, baseline: int, most: int = MOST_DEALS) -> None:
+        """Makes the table, the same for the same numbers of replicates.
+
+        Args:
+          candidate: how many results the candidate has, at least two.
+          baseline: how many the baseline has, at least two.
+          most: how many deals to go through.
+        """
+        total = candidate + baseline
+        most = max(100, min(most, _MOST_CELLS // total))
+        if math.comb(total, candidate) <= most:
+            chosen = np.array(list(itertools.combinations(range(total), candidate)))
+        else:
+            rng = np.random.default_rng(0)
+            order = rng.permuted(np.tile(np.arange(total), (most, 1)), axis=1)
+            order[0] = np.arange(total)  # the deal that happened, whatever the others are
+            chosen = order[:, :candidate]
+        self._mine = np.zeros((len(chosen), total))
+        np.put_along_axis(self._mine, chosen, 1.0, axis=1)
+        self._sizes = candidate, baseline
+        self.count = len(chosen)
+
+    def p_values(
+        self, candidate: np.ndarray, baseline: np.ndarray, improvement: float = 0.0
+    ) -> tuple[float, float]:
+        """Returns how often a deal shows as much, were the improvement not above this; or not below it.
+
+        Args:
+          candidate: its costs.
+          baseline: its costs.
+          improvement: the hypothesis.
+        """
+        statistics = self._statistics(np.concatenate([candidate + improvement, baseline]))
+        slack = 1e-9 * (1 + abs(statistics[0]))
+        return (
+            float(np.mean(statistics >= statistics[0] - slack)),
+            float(np.mean(statistics <= statistics[0] + slack)),
+        )
+
+    def _statistics(self, costs: np.ndarray) -> np.ndarray:
+        """Returns, of each deal, the improvement in its own standard errors."""
+        m, n = self._sizes
+        costs = costs - costs.mean()
+        costs = costs / (float(np.max(np.abs(costs))) or 1.0)
+        sum_a, square_a = self._mine @ costs, self._mine @ costs**2
+        sum_b, square_b = costs.sum() - sum_a, (costs**2).sum() - square_a
+        variance_a = np.maximum(square_a - sum_a**2 / m, 0) / (m - 1)
+        variance_b = np.maximum(square_b - sum_b**2 / n, 0) / (n - 1)
+        difference = sum_b / n - sum_a / m
+        difference[np.abs(difference) < 1e-12] = 0.0
+        # Where neither side scatters, any difference is large, and none is none.
+        return difference / np.sqrt(np.maximum(variance_a / m + variance_b / n, 1e-20))
+
+    def interval(self, candidate: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
+        """Returns the improvements that the test does not refuse at LEVEL in either direction.
+
+        It holds the true improvement in 90 % of cases, and lies beyond zero just where the test says
+        so. It is infinite where the replicates are too few to bound it.
+        """
+        return self._end(candidate, baseline, 0), self._end(candidate, baseline, 1)
+
+    def _end(self, candidate: np.ndarray, baseline: np.ndarray, side: int) -> float:
+        """Returns the last improvement that is refused as too small (0) or as too large (1)."""
+        outwards = (-1, 1)[side]
+        if not self.can_tell:
+            return outwards * math.inf
+        observed = float(baseline.mean() - candidate.mean())
+        residuals = np.concatenate([candidate - candidate.mean(), baseline - baseline.mean()])
+        refused, kept = observed + outwards * 4 * float(np.ptp(residuals)), observed
+        for _ in range(40):
+            middle = (refused + kept) / 2
+            if self.p_values(candidate, baseline, middle)[side] <= LEVEL:
+                refused = middle
+            else:
+                kept = middle
+        return refused
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether any results at all could convince: the deal that happened alone is rare enough."""
+        return self.count * LEVEL >= 1
+
+
+def median_interval(candidate: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
+    """Returns the bootstrap's 90 % interval of the difference of the medians; rough below ten replicates."""
+    rng = np.random.default_rng(0)
+    medians = [
+        np.median(rng.choice(costs, (_DRAWS, len(costs))), axis=1)
+        for costs in (baseline, candidate)
+    ]
+    low, high = np.quantile(medians[0] - medians[1], [LEVEL, 1 - LEVEL])
+    return float(low), float(high)
+
+
+def wins(candidate: np.ndarray, baseline: np.ndarray) -> float:
+    """Returns in which part of all pairs the candidate's run is the better one; a tie counts half."""
+    difference = baseline[None, :] - candidate[:, None]
+    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+
+
+def replicates_needed(effect: float, candidate_sd: float, baseline_sd: float) -> int:
+    """Returns how many replicates of each side show an effect, with POWER, at LEVEL.
+
+    From the normal approximation, and z²/4 more of each side because the deviations are estimated too
+    (Guenther, The American Statistician 1981).
+
+    Args:
+      effect: the difference of the means that is to be told from zero, positive.
+      candidate_sd: the trial standard deviation of the candidate.
+      baseline_sd: that of the baseline.
+    """
+    level, power = _NORMAL.inv_cdf(1 - LEVEL), _NORMAL.inv_cdf(POWER)
+    variance = candidate_sd**2 + baseline_sd**2
+    return max(3, math.ceil(variance * ((level + power) / effect) ** 2 + level**2 / 4))
+
+
+def luck(trials: int) -> float:
+    """Returns by how many standard deviations the best of so many equal trials is better than they are.
+
+    The expected largest of normal numbers (Blom 1958).
+    """
+    return _NORMAL.inv_cdf((trials - 0.375) / (trials + 0.25))
+
+
+def sampling_error(rate: float, examples: int) -> float:
+    """Returns the standard error of an error rate that was counted on so many examples (binomial)."""
+    return math.sqrt(rate * (1 - rate) / examples)

@@ -1,0 +1,370 @@
+"""Replicates: a configuration run again and again with fresh seeds, and the baseline beside it.
+
+    replicates.json           where the two sides come from, and what varies
+    candidate_config.json     the configuration whose replicates are run
+    candidate_study.py        the study config of its replicates, an ordinary one
+    candidate/                that study
+    baseline…                 the same of the baseline
+    adoption.json             what came of it, see analysis/adoption.py
+
+A replicate has the configuration's own seed plus 1, 2, …: never its own, with which it may have been the
+best of a study by luck. The results of that study are not used again, for the same reason.
+
+Source: playbook, "Determining whether to adopt a training pipeline change or hyperparameter
+configuration" ("before adopting a candidate change, consider running the best trial N times").
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.analysis import numerals
+from playbook_jax.analysis.adoption import BASELINE, CANDIDATE, NOTHING, SEED, SIDES
+from playbook_jax.errors import UsageError, unknown
+from playbook_jax.studies import ledger
+
+FORMAT = 1
+FILE_NAME = "replicates.json"
+BEST = "best"
+_SEEDS = 2**32
+_ANY_SEED = {"scale": "linear", "low": 0, "high": _SEEDS - 1, "type": "int"}
+# What may differ between replicates: the config's key, by the name on the command line.
+VARIED = {SEED: "seed", NOTHING: "notes"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """What is run again.
+
+    Attributes:
+      source: where it comes from, in words.
+      config: the complete training config, nested.
+      objective: the `metric` and `mode` of the study that it comes from, or None.
+      chosen: that study's results, as `replicates.json` has them, or None.
+      replicates: the directory of replicates that exist already, or None.
+    """
+
+    source: str
+    config: dict[str, Any]
+    objective: Mapping[str, str] | None = None
+    chosen: dict[str, Any] | None = None
+    replicates: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+      sides: the configurations by name; the baseline may be missing.
+      objective: `metric` and `mode`, of both.
+      vary: a name of VARIED.
+      count: how many replicates each side is to have.
+      worth: the smallest improvement that is worth having, or None.
+      examples: how many validation examples there are, or None to find out.
+    """
+
+    sides: Mapping[str, Configuration]
+    objective: Mapping[str, str]
+    vary: str
+    count: int
+    worth: float | None = None
+    examples: int | None = None
+
+
+def plan(
+    study: str,
+    trial: str,
+    baseline: str | None,
+    *,
+    count: int,
+    vary: str = SEED,
+    worth: float | None = None,
+    examples: int | None = None,
+) -> Plan:
+    """Returns the plan that a command line asks for.
+
+    Args:
+      study: the directory of the study that the candidate was found in.
+      trial: its number there, or BEST.
+      baseline: a training config, a study (of which it is the best trial), a trial, the workdir of
+        earlier replicates, or None.
+      count: how many replicates each side is to have.
+      vary: a name of VARIED.
+      worth: the smallest improvement that is worth having, in the objective's own units.
+      examples: how many validation examples the objective counts.
+
+    Raises:
+      UsageError: one of them is not there, or does not fit the others.
+    """
+    if vary not in VARIED:
+        raise unknown("--vary", vary, VARIED)
+    sides = {CANDIDATE: from_study(study, trial)}
+    objective = sides[CANDIDATE].objective
+    if baseline is not None and vary == NOTHING:
+        raise UsageError("--vary=nothing measures arithmetic, which needs no --baseline")
+    if baseline is not None:
+        sides[BASELINE] = from_anywhere(baseline)
+        theirs = sides[BASELINE].objective
+        if theirs is not None and dict(theirs) != dict(objective):
+            raise UsageError(
+                f"--baseline: {baseline} has the objective {theirs['metric']} ({theirs['mode']}), and "
+                f"--study has {objective['metric']} ({objective['mode']}): they cannot be compared"
+            )
+    return Plan(sides, objective, vary, count, worth, examples)
+
+
+def from_study(path: str | Path, trial: str = BEST) -> Configuration:
+    """Returns a trial of a study: the one with this number, or the best.
+
+    Raises:
+      UsageError: there is no study, or no such trial that is COMPLETE.
+    """
+    members = trial_lib.read_json(Path(path) / "group.json")
+    if isinstance(members, dict) and "studies" in members:
+        names = [str(Path(path) / study["directory"]) for study in members["studies"]]
+        raise UsageError(
+            f"{path} is a group; give one of its studies: {numerals.join(names, 'or')}"
+        )
+    study = ledger.read(path)
+    if not study.ranked:
+        raise UsageError(f"{path} has no COMPLETE trial, so there is none to run again")
+    numbers = [row["trial"] for row in study.trials]
+    if trial == BEST:
+        index = study.ranked[0]
+    elif trial.isdecimal() and int(trial) in numbers:
+        index = numbers.index(int(trial))
+    else:
+        raise UsageError(
+            f"--trial={trial}: {path} has the trials {numbers[0]} to {numbers[-1]}, or 'best'"
+        )
+    status = study.statuses[index]
+    if status["state"] != trial_lib.COMPLETE:
+        raise UsageError(
+            f"--trial={trial} of {path} is {status['state']}; choose one that is COMPLETE"
+        )
+    found = trial_lib.load(study.trial_directory(index))
+    complete = [study.statuses[i]["objective"] for i in study.ranked]
+    ended = [s for s in study.statuses if s["state"] in trial_lib.FINISHED]
+    return Configuration(
+        source=f"trial {numbers[index]} of {path}",
+        config=config_lib.with_optional(found.config),
+        objective=study.specification["objective"],
+        chosen={
+            "trial": numbers[index],
+            "objective": status["objective"],
+            "objectives": complete,
+            "failures": len(ended) - len(complete),
+        },
+    )
+
+
+def from_anywhere(path: str) -> Configuration:
+    """Returns what `--baseline` names; see `plan`.
+
+    Raises:
+      UsageError: it is none of these.
+    """
+    place = Path(path)
+    if (place / FILE_NAME).exists():
+        stored = trial_lib.read_json(place / FILE_NAME)
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise UsageError(f"--baseline: {place / FILE_NAME} cannot be read")
+        side = stored[CANDIDATE]
+        replicates = Path(side.get("replicates") or place.resolve() / CANDIDATE)
+        return Configuration(
+            side["source"], side["config"], stored["objective"], side["chosen"], replicates
+        )
+    if (place / "study.json").exists() or (place / "group.json").exists():
+        return from_study(path)
+    if (place / "config.json").exists():
+        place = place / "config.json"
+    if place.is_dir():
+        raise UsageError(f"--baseline: {path} holds neither a study, nor a trial, nor replicates")
+    config = config_lib.complete(config_lib.load(place))
+    return Configuration(path, config_lib.to_dict(config))
+
+
+def prepare(asked: Plan, workdir: str | Path) -> None:
+    """Writes `replicates.json` and the study configs, or checks that they are those of an earlier run.
+
+    Raises:
+      UsageError: the directory can't be written, or holds something else.
+    """
+    directory = Path(workdir)
+    stored = trial_lib.read_json(directory / FILE_NAME)
+    if stored is None and directory.is_dir() and any(directory.iterdir()):
+        raise UsageError(f"{workdir} is not empty and holds no replicates; use another --workdir")
+    values = _to_dict(asked, stored or {})
+    if stored is not None:
+        _check_same(stored, values, workdir)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, side in asked.sides.items():
+            if side.replicates is None:
+                path = directory / f"{name}_config.json"
+                trial_lib.write_json(path, values[name]["config"])
+                source = study_source(asked, name, path.resolve())
+                trial_lib.write_text(directory / f"{name}_study.py", source)
+        trial_lib.write_json(directory / FILE_NAME, values)
+    except OSError as error:
+        raise UsageError(f"cannot write to {workdir}: {error.strerror or error}") from error
+
+
+def _to_dict(asked: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
+    result = {
+        "format": FORMAT,
+        "objective": dict(asked.objective),
+        "vary": asked.vary,
+        "worth": asked.worth,
+    }
+    for name in SIDES:
+        side = asked.sides.get(name)
+        if side is None:
+            result[name] = stored.get(name)  # a baseline that an earlier command has named stays
+            continue
+        known = (stored.get(name) or {}).get("validation_examples")
+        result[name] = {
+            "source": side.source,
+            "config": side.config,
+            "chosen": side.chosen,
+            "replicates": side.replicates and str(side.replicates),
+            "validation_examples": asked.examples
+            or known
+            or validation_examples(side.config, asked.objective["metric"]),
+        }
+    return json.loads(json.dumps(result))
+
+
+def _check_same(stored: Any, values: Mapping[str, Any], workdir: str | Path) -> None:
+    """Raises a UsageError where a directory's replicates are not those that are asked for."""
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise UsageError(f"{Path(workdir) / FILE_NAME} cannot be read; use another --workdir")
+    if stored["vary"] != values["vary"]:
+        changed = f"--vary={stored['vary']}"
+    else:
+        changed = next(
+            (
+                f"the {name} {stored[name]['source']}"
+                for name in SIDES
+                if stored.get(name)
+                and config_lib.differences(
+                    config_lib.with_optional(stored[name]["config"]), values[name]["config"]
+                )
+            ),
+            None,
+        )
+    if changed:
+        raise UsageError(
+            f"{workdir} holds replicates with {changed}, which is not what is asked for now; "
+            "use another --workdir"
+        )
+
+
+def validation_examples(config: Mapping[str, Any], metric: str) -> int | None:
+    """Returns how many examples the validation set has, where the objective may be a count of them."""
+    if not numerals.is_rate(metric):
+        return None
+    from playbook_jax import input_pipeline, splits, workload
+
+    config = config_lib.from_dict(config)
+    source = input_pipeline.source_class(config.dataset.source)
+    return splits.size(source.read(workload.find(config.workload)(config))["validation"])
+
+
+def points(asked: Plan, name: str) -> list[dict[str, Any]]:
+    """Returns in what each replicate of a side differs from its configuration; more follow the fewer."""
+    config, key = asked.sides[name].config, VARIED[asked.vary]
+    if asked.vary == NOTHING:
+        return [{key: f"same-seed repeat {i}"} for i in range(1, asked.count + 1)]
+    return [{key: (config["seed"] + i) % _SEEDS} for i in range(1, asked.count + 1)]
+
+
+def study_source(asked: Plan, name: str, config_path: Path) -> str:
+    """Returns the text of the study config that runs the replicates of a side."""
+    side, rows = asked.sides[name], points(asked, name)
+    key = VARIED[asked.vary]
+    space = {"values": [row[key] for row in rows]} if asked.vary == NOTHING else _ANY_SEED
+    listed = "".join(f"        {row!r},\n" for row in rows)
+    return (
+        f'"""Replicates of {_in_docstring(side.source)}; written by scripts/replicate.py."""\n\n'
+        "from ml_collections import ConfigDict\n\n\n"
+        "def get_config() -> ConfigDict:\n"
+        '    """Returns the study config."""\n'
+        "    config = ConfigDict(convert_dict=False)  # names of hyperparameters have dots\n"
+        f"    config.name = {'replicates, ' + name!r}\n"
+        f"    config.goal = {'How much do runs of ' + side.source + ' differ?'!r}\n"
+        f"    config.base_config = {str(config_path)!r}\n"
+        f"    config.objective = {dict(asked.objective)!r}\n"
+        '    config.algorithm = "list"\n'
+        f"    config.nuisance = {{{key!r}: {space!r}}}\n"
+        f"    config.points = [\n{listed}    ]\n"
+        "    return config\n"
+    )
+
+
+def _in_docstring(text: str) -> str:
+    return text.replace("\\", "/").replace('"', "'")
+
+
+def run(
+    asked: Plan,
+    workdir: str | Path,
+    *,
+    num_workers: int,
+    command: Sequence[str],
+    retry_failed: bool = False,
+) -> int:
+    """Runs the replicates, or what is left of them; returns the exit code of the launcher.
+
+    Raises:
+      UsageError: they can't be run.
+    """
+    from playbook_jax.studies import launcher
+
+    directory = Path(workdir)
+    existed = directory.exists()
+    prepare(asked, directory)
+    codes = []
+    for name in asked.sides:
+        if asked.sides[name].replicates is not None:
+            continue
+        print(f"{name.capitalize()}: {asked.sides[name].source}")
+        output = io.StringIO()
+        try:
+            # What a study says at its end is of trials that compete; these are all alike.
+            with contextlib.redirect_stdout(output):
+                code = launcher.launch(
+                    directory / f"{name}_study.py",
+                    directory / name,
+                    num_workers=num_workers,
+                    command=command,
+                    retry_failed=retry_failed,
+                )
+        except UsageError:
+            _undo(directory, existed)
+            raise
+        if code != trial_lib.EXIT_CODES[trial_lib.COMPLETE]:
+            print(output.getvalue(), end="")
+        codes.append(code)
+        if code == trial_lib.EXIT_CODES[trial_lib.INTERRUPTED]:
+            return code
+    return max(codes, default=0)
+
+
+def _undo(directory: Path, existed: bool) -> None:
+    """Removes what `prepare` wrote, unless a side has started."""
+    if any((directory / name / "study.json").exists() for name in SIDES):
+        return
+    for name in (
+        FILE_NAME,
+        *(f"{side}_{end}" for side in SIDES for end in ("config.json", "study.py")),
+    ):
+        (directory / name).unlink(missing_ok=True)
+    if not existed and not any(directory.iterdir()):
+        directory.rmdir()
