@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
         return code
     from playbook_jax.analysis import adoption, adoption_report, adoption_text
 
-    comparison = adoption.load(FLAGS.workdir)
+    comparison = adoption.load(FLAGS.workdir, FLAGS.worth or None)
     decision = adoption.decide(comparison)
     path = adoption_report.save(FLAGS.workdir, comparison, decision)
     print(adoption_text.text(comparison, decision, min(100, shutil.get_terminal_size().columns)))

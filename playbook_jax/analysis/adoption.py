@@ -157,8 +157,12 @@ class Decision:
     more: int | None = None
 
 
-def load(directory: epath.PathLike) -> Comparison:
+def load(directory: epath.PathLike, worth: float | None = None) -> Comparison:
     """Returns what `scripts/replicate.py` has left in its workdir so far.
+
+    Args:
+      directory: the workdir.
+      worth: the smallest improvement that is worth having, where it is not the one that is stored.
 
     Raises:
       UsageError: that is not there, or is damaged.
@@ -184,7 +188,7 @@ def load(directory: epath.PathLike) -> Comparison:
             stored["vary"],
             sides[CANDIDATE],
             sides.get(BASELINE),
-            stored.get("worth"),
+            worth or stored.get("worth"),
         )
     except (LookupError, TypeError, AttributeError) as error:
         raise UsageError(

@@ -138,7 +138,10 @@ def _repeats(comparison: Comparison) -> str:
     if found["runs"] < 2:
         return "Fewer than two repeats have ended: nothing to compare."
     if found["distinct"] == 1:
-        return f"All {found['runs']} repeats with the same seed are bit-identical: arithmetic adds no variance."
+        return (
+            f"All {found['runs']} repeats with the same seed are bit-identical: "
+            "arithmetic adds no variance."
+        )
     return (
         f"{found['distinct']} of {found['runs']} repeats with the same seed differ, from the update "
         f"{numerals.count(found['first_difference'] or 0)} on: the order of arithmetic adds to the trial "

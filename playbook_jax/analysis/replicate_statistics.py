@@ -148,7 +148,7 @@ class Deals:
         observed = float(baseline.mean() - candidate.mean())
         residuals = np.concatenate([candidate - candidate.mean(), baseline - baseline.mean()])
         refused, kept = observed + outwards * 4 * float(np.ptp(residuals)), observed
-        for _ in range(40):
+        for _ in range(30):
             middle = (refused + kept) / 2
             if self.p_values(candidate, baseline, middle)[side] <= LEVEL:
                 refused = middle
