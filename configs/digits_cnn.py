@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
             "clip_norm": 0.0,  # 0: off
             "label_smoothing": 0.0,
             "dropout_rate": 0.3,
+            "max_shift": 0.0,  # pixels by which training images are moved at random
             "divergence_factor": 20.0,
         }
     )

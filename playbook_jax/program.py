@@ -284,7 +284,7 @@ def _check_batch_norm(
     }
 
     def apply(variables: Any, batch: Any) -> Any:
-        rngs = {"dropout": jax.random.key(0)}
+        rngs = {"dropout": jax.random.key(0), "augment": jax.random.key(1)}
         return workload.apply(variables, batch, hparams, rngs, train=True)
 
     parallel.check_shapes(apply, (None, 0), variables, batch)

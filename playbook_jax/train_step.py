@@ -164,7 +164,8 @@ def _sums(
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     # Different on each device, unlike the initialization.
-    rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(AXIS))}
+    device_key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    rngs = {"dropout": device_key, "augment": jax.random.fold_in(device_key, 1)}
 
     def sum_of_losses(trained: Any) -> tuple[Any, Any]:
         params = rules.joined(trained, state.params)

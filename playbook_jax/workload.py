@@ -80,7 +80,7 @@ class Workload:
           variables: `params` and `batch_stats`.
           batch: arrays of this device's examples.
           hparams: traced scalars, so that changing one never recompiles.
-          rngs: {"dropout": key} in training, empty in evaluation.
+          rngs: {"dropout": key, "augment": key} in training, empty in evaluation.
           train: whether this is a training step.
         """
         raise NotImplementedError

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from playbook_jax import layers, losses
+from playbook_jax import augmentation, layers, losses
 from playbook_jax.errors import unknown
 from playbook_jax.layers import Dropout, Residual
 from playbook_jax.workload import Workload
@@ -124,6 +124,10 @@ class Digits(Workload):
     ) -> tuple[Any, Any]:
         """Returns logits [batch, CLASSES] and the new batch statistics."""
         images = batch["image"].astype(jnp.float32) / 8 - 1
+        if train and "max_shift" in hparams:
+            images = augmentation.random_shift(
+                rngs["augment"], images, hparams["max_shift"], fill=-1.0
+            )
         logits, updated = self.model.apply(
             variables,
             images,
