@@ -1,4 +1,9 @@
-"""Do the best trials lie at the edge beyond which training diverges?"""
+"""Do the best trials lie at the edge beyond which training diverges?
+
+Over 400 simulated studies of 20 trials and four hyperparameters, noise a third of the effect, the sign came
+where the best are far from the edge in 4 %, and was missed where they are at it in 12 % (100 trials: below
+1 % both); scripts/benchmark_findings.py measures it.
+"""
 
 import dataclasses
 import math
@@ -107,7 +112,13 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
 
 
 def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
-    """Returns ACT, LOOK or FINE for a best trial at `place` and the best few around it."""
+    """Returns ACT, LOOK or FINE for a best trial at `place` and the best few around it.
+
+    They are near if the best trial is, or the median of the best few: of one trial alone, other
+    hyperparameters may make the best anywhere.
+    """
+    if crowd is not None:
+        place = max(place, (1 - crowd.depth) * region.cut)
     decades = region.direction.decades
     if decades:
         away, near, nearly = (region.cut - place) * decades, math.log10(NEAR), math.log10(NEARLY)
@@ -116,8 +127,7 @@ def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
     chance = 1.0 if crowd is None else crowd.chance
     if away <= near and chance <= CHANCE:
         return ACT
-    hinted = (away <= near and chance <= WEAK_CHANCE) or (away <= nearly and chance <= CHANCE)
-    return LOOK if hinted else FINE
+    return LOOK if away <= nearly and chance <= WEAK_CHANCE else FINE
 
 
 def _mend(study: Study) -> str:
