@@ -28,7 +28,9 @@ flags.DEFINE_bool(
     "dry_run", False, "Show the trials and what they cost, write study.json, run nothing."
 )
 flags.DEFINE_integer(
-    "workers", 0, "How many processes run trials, 0 for one a core. On an accelerator, take 1."
+    "workers",
+    0,
+    "How many processes run trials; more than GPUs share them. 0: one a GPU, or one a core. TPU: 1.",
 )
 flags.DEFINE_float("trial_minutes", 0.0, "After how many minutes a trial FAILED. 0: never.")
 flags.DEFINE_bool("retry_failed", False, "Run the trials that FAILED again; the others stay.")
@@ -51,12 +53,12 @@ def main(argv: list[str]) -> int:
 
         preview.preview(FLAGS.config, FLAGS.workdir)
         return 0
-    from playbook_jax.studies import launcher
+    from playbook_jax.studies import launcher, places
 
     return launcher.launch(
         FLAGS.config,
         FLAGS.workdir,
-        num_workers=FLAGS.workers or launcher.default_num_workers(),
+        num_workers=FLAGS.workers or places.default_num_workers(),
         command=[word for word in command_line.command() if word != "--retry_failed"],
         retry_failed=FLAGS.retry_failed,
         time_limit=60 * FLAGS.trial_minutes or math.inf,

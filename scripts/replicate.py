@@ -67,7 +67,7 @@ def check_flags(argv: list[str]) -> None:
 
 def run() -> int:
     from playbook_jax.procedures import replicates
-    from playbook_jax.studies import launcher
+    from playbook_jax.studies import launcher, places
 
     plan = replicates.plan(
         FLAGS.study,
@@ -81,7 +81,7 @@ def run() -> int:
     return replicates.run(
         plan,
         FLAGS.workdir,
-        num_workers=FLAGS.workers or launcher.default_num_workers(),
+        num_workers=FLAGS.workers or places.default_num_workers(),
         command=[word for word in command_line.command() if word != "--retry_failed"],
         retry_failed=FLAGS.retry_failed,
     )

@@ -5,7 +5,6 @@ run at once does not change the study (playbook, "Why use quasi-random search").
 """
 
 import math
-import os
 import re
 import shlex
 import sys
@@ -38,13 +37,6 @@ _ALIKE = 3
 
 class FailAlikeError(RuntimeError):
     """The first trials all FAILED for the same reason. Its text is one line."""
-
-
-def default_num_workers() -> int:
-    """Returns how many workers a study has unless told: one a core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def launch(

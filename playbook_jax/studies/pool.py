@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from playbook_jax.errors import UsageError
+from playbook_jax.studies import places
 from playbook_jax.studies.worker import Message
 from playbook_jax.studies.worker_process import WorkerProcess
 
@@ -100,7 +101,7 @@ def _static(trial: Trial) -> str:
 
 
 class Pool:
-    """A fixed number of workers, each on a core of its own while there are enough."""
+    """A fixed number of workers, each on a GPU or core of its own while there are enough."""
 
     def __init__(self, size: int, logs: Path, train_module: str, keep: int, stop: Stop) -> None:
         """Starts the workers, which begin to import what they need.
@@ -112,7 +113,7 @@ class Pool:
           keep: an open file that they inherit (the study's lock).
           stop: asked whether to go on.
         """
-        self._arguments = (train_module, logs, keep)
+        self._size, self._arguments = size, (train_module, logs, keep)
         self._stop = stop
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, WorkerProcess] = {}
@@ -190,7 +191,9 @@ class Pool:
         self._workers = {}
 
     def _start(self, index: int) -> WorkerProcess:
-        worker = self._workers[index] = WorkerProcess(index, *self._arguments)
+        worker = self._workers[index] = WorkerProcess(
+            index, places.place(index, self._size), *self._arguments
+        )
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker
 

@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import directory, doubts, launcher, specification as specification_lib
+from playbook_jax.studies import (
+    directory,
+    doubts,
+    launcher,
+    places,
+    specification as specification_lib,
+)
 from playbook_jax.studies.directory import StudyDirectory, Trials
 from playbook_jax.studies.specification import Specification
 
@@ -97,7 +103,7 @@ def _room(configs: list[ConfigDict], workdir: Path) -> str:
     """Returns what the study takes on disk; warns where there is less."""
     from playbook_jax import disk  # it imports jax
 
-    needed = disk.study_bytes(configs, launcher.default_num_workers())
+    needed = disk.study_bytes(configs, places.default_num_workers())
     free = disk.free_bytes(workdir)
     if free < needed:
         print(

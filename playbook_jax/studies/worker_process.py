@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from playbook_jax.studies.places import Place
 from playbook_jax.studies.worker import NO_CORE, Message
 
 _PATIENCE_SECONDS = 5.0  # for a process to end after its standard input did; it takes milliseconds
@@ -30,11 +31,12 @@ class WorkerProcess:
       answers: the open file from which its messages are read.
     """
 
-    def __init__(self, index: int, train_module: str, logs: Path, keep: int) -> None:
+    def __init__(self, index: int, place: Place, train_module: str, logs: Path, keep: int) -> None:
         """Starts the process.
 
         Args:
-          index: its number, from which its core follows.
+          index: its number.
+          place: where it runs.
           train_module: what runs a trial.
           logs: the directory of its log.
           keep: an open file that it inherits.
@@ -46,10 +48,12 @@ class WorkerProcess:
         self.programs: set[str] = set()
         self._text = b""
         self.answers, theirs = os.pipe()
+        core = NO_CORE if place.core is None else place.core
         command = [sys.executable, "-u", "-m", "playbook_jax.studies.worker"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, str(theirs), str(_core(index)), train_module],
+                [*command, str(theirs), str(core), train_module],
+                env=os.environ | place.environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -95,8 +99,3 @@ class WorkerProcess:
         """Returns the last line of the log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else "it printed nothing"
-
-
-def _core(index: int) -> int:
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return cores[index % len(cores)] if cores else NO_CORE
