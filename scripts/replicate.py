@@ -67,7 +67,7 @@ def check_flags(argv: list[str]) -> None:
 
 def run() -> int:
     from playbook_jax.procedures import replicates
-    from playbook_jax.studies import launcher, places
+    from playbook_jax.studies import places
 
     plan = replicates.plan(
         FLAGS.study,
