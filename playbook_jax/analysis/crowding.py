@@ -65,7 +65,7 @@ class Field:
         """
         self.trials = list(study.ranked if trials is None else trials)
         self._study = study
-        self._scores = _normal_scores(study.costs(self.trials))
+        self._scores = normal_scores(study.costs(self.trials))
         self._effects = self._fit()
 
     @property
@@ -115,16 +115,16 @@ class Field:
         With fewer than two trials a column the fit would explain noise away and make crowds where
         there are none, so that nothing is taken out then.
         """
-        columns = {
-            h.name: _columns(h, [trial.parameters.get(h.name) for trial in self.trials])
+        effects = {
+            h.name: columns_of(h, [trial.parameters.get(h.name) for trial in self.trials])
             for h in self._study.hyperparameters
         }
-        number = sum(c.shape[1] for c in columns.values())
+        number = sum(c.shape[1] for c in effects.values())
         if 2 * number > len(self.trials):
             return {}
-        weights = _ridge(np.concatenate(list(columns.values()), axis=1), self._scores)
-        ends = np.cumsum([c.shape[1] for c in columns.values()])[:-1]
-        parts = zip(columns.items(), np.split(weights, ends), strict=True)
+        weights = _ridge(np.concatenate(list(effects.values()), axis=1), self._scores)
+        ends = np.cumsum([c.shape[1] for c in effects.values()])[:-1]
+        parts = zip(effects.items(), np.split(weights, ends), strict=True)
         return {name: c @ part for (name, c), part in parts}
 
 
@@ -133,29 +133,29 @@ def _improving(positions: np.ndarray, scores: np.ndarray, end: float, start: flo
 
     A tenth before it, so that an optimum at the end itself counts.
     """
-    weights = _ridge(_parabola(positions), scores)
+    weights = _ridge(parabola(positions), scores)
     x = 2 * (start + 0.9 * (end - start)) - 1
     return bool((weights[0] + 3 * x * weights[1]) * (end - start) < 0)
 
 
-def _columns(hyperparameter: Hyperparameter, values: list) -> np.ndarray:
+def columns_of(hyperparameter: Hyperparameter, values: list) -> np.ndarray:
     """Returns the columns of the fit: a parabola's, or an indicator for each name; means 0."""
     if hyperparameter.ordered:
         positions = np.array([hyperparameter.unit(value) for value in values])
-        return _parabola(np.nan_to_num(positions, nan=0.5))
+        return parabola(np.nan_to_num(positions, nan=0.5))
     names = [str(value) for value in values]
     columns = np.stack([[name == n for name in names] for n in sorted(set(names))], axis=1) * 1.0
     return columns - columns.mean(axis=0)
 
 
-def _parabola(positions: np.ndarray) -> np.ndarray:
+def parabola(positions: np.ndarray) -> np.ndarray:
     """Returns two Legendre polynomials on [0, 1], [n, 2], means 0: the penalty treats them alike."""
     x = 2 * positions - 1
     columns = np.stack([x, (3 * x**2 - 1) / 2], axis=1)
     return columns - columns.mean(axis=0)
 
 
-def _normal_scores(costs: np.ndarray) -> np.ndarray:
+def normal_scores(costs: np.ndarray) -> np.ndarray:
     """Returns what ranks would be under a normal distribution: a few awful trials weigh little."""
     order = np.searchsorted(np.sort(costs), costs, side="left")
     last = np.searchsorted(np.sort(costs), costs, side="right") - 1

@@ -30,7 +30,7 @@ class Change:
     Attributes:
       proposal: the proposal.
       finding: the finding that makes it.
-      text: the change in words, "learning_rate to 20 (high bound; was 10)".
+      text: the change in words, "Set max_train_steps to 400 (was 200)".
       role: of what it changes: "scientific", "nuisance" or "fixed".
       after: the search space or the value that comes of it.
       refused: why it is not made; empty where it is.
@@ -183,20 +183,20 @@ def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
     label, role = proposal.name.removeprefix("hparams."), made.role(proposal.name)
     was = made.roles.get(role, {}).get(proposal.name, {})
     if proposal.kind in (EXTEND, NARROW):
-        verb = "Wider" if proposal.kind == EXTEND else "Narrower"
+        verb = "Widen" if proposal.kind == EXTEND else "Narrow"
         value, old = numerals.value(proposal.value), numerals.value(was.get(proposal.side))
-        return f"{verb}: the {proposal.side} bound of {label} is {value} (was {old})"
+        return f"{verb} {label}: its {proposal.side} bound becomes {value} (was {old})"
     if proposal.kind == LEAVE_OUT:
-        return f"Left out: {label} {numerals.join([numerals.value(v) for v in proposal.value])}"
+        return f"Leave out {label} {numerals.join([numerals.value(v) for v in proposal.value])}"
     if proposal.kind == ADD:
         before = made.fixed.get(proposal.name, study.base(proposal.name))
-        return f"Added: {label} (was {numerals.value(before)} throughout)"
+        return f"Tune {label}, too (was {numerals.value(before)} throughout)"
     if proposal.kind == SET:
         value = numerals.value(proposal.value)
         before = made.fixed.get(proposal.name, study.base(proposal.name))
         old = "it varied" if was else f"was {numerals.value(before)}"
-        return f"Set: {label} is {value} ({old})"
-    return f"Kept: the {proposal.side} bound of {label}"
+        return f"Set {label} to {value} ({old})"
+    return f"Keep the {proposal.side} bound of {label}"
 
 
 def _settle_algorithm(made: Draft) -> None:

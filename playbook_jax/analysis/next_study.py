@@ -203,7 +203,9 @@ def _entry(made: Draft, name: str, value: Any) -> list[str]:
         lines.append(f"        {_literal(name)}: {_literal(value)},")
     for change in made.optional:
         if change.proposal.name == name:
-            lines += _comment(f"Perhaps: {change.text}. {_because(change)}", 8)
+            move = ", in config.fixed and not here" if change.role == "fixed" else ""
+            text = change.text[0].lower() + change.text[1:] + move
+            lines += _comment(f"Perhaps {text}. {_because(change)}", 8)
             lines += [f"        # {_literal(name)}: {_literal(change.after)},"]
     return lines
 

@@ -1,0 +1,165 @@
+"""Which hyperparameters explain the objective, and which are within noise?
+
+Over 200 simulated studies of four hyperparameters, where one or all of them have effects of three times the
+noise or none has: something was said to matter that does not in at most 5 % (20 and 100 trials), and what
+matters was called noise in 4 % at most. 100 trials recognise such an effect always, 20 trials only 3 times
+in 10, and else say that they cannot tell.
+"""
+
+from typing import Any
+
+from playbook_jax.analysis import numerals, sensitivity
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE, Finding
+from playbook_jax.analysis.proposals import SET, Proposal
+from playbook_jax.analysis.sensitivity import Effect, Sensitivity
+from playbook_jax.analysis.study import Study
+from playbook_jax.studies.search_space import Range
+
+ORDER = 95  # an insight beyond the checklist, before the study's own question
+
+SHOWN = 8  # hyperparameters that are described
+
+QUESTION = "Which hyperparameters matter?"
+SECTION = "Exploration vs exploitation"
+PLAYBOOK = ("what-matters",)
+FIGURES = ("sensitivity-effects",)
+
+
+def check(study: Study) -> list[Finding]:
+    """Returns what the hyperparameters explain of the objective, as far as the trials tell.
+
+    Source: playbook, "Exploration vs exploitation": identify the hyperparameters to which the error is most
+    sensitive, those that interact and are to be tuned again together, and those that can be fixed.
+    """
+    axes = sensitivity.varying(study)
+    if not axes:
+        text = "No hyperparameter differs between the trials that learned."
+        return [_finding(CANNOT_TELL, text if study.learned else "No trial is complete.")]
+    found = sensitivity.analyze(study)
+    if found is None:
+        return [_finding(CANNOT_TELL, _too_few(study, len(axes)))]
+    if not found.told:
+        return [
+            _finding(CANNOT_TELL, "What varies explains nothing of the objective.", _blind(found))
+        ]
+    evidence = [_quality(study, found), *(_describe(study, e) for e in found.effects[:SHOWN])]
+    evidence += [_describe_pair(pair) for pair in found.pairs]
+    return [_finding(FINE, _answer(found), evidence, _proposals(study, found))]
+
+
+def _too_few(study: Study, number: int) -> str:
+    trials, needed = len(study.learned), sensitivity.needed(study)
+    if trials >= needed:
+        return "The complete trials came to almost the same objectives."
+    return (
+        f"{numerals.plural(trials, 'complete trial')} cannot tell "
+        f"{numerals.plural(number, 'hyperparameter')} apart: it takes {needed}."
+    )
+
+
+def _blind(found: Sensitivity) -> list[str]:
+    return [
+        f"A surface fitted to {found.trials} trials predicts "
+        + (
+            f"{numerals.percent(found.quality)} of the variation between trials that it has not seen"
+            if found.quality > 0
+            else "trials that it has not seen no better than their mean does"
+        )
+        + f"; as good a fit comes by chance with probability {numerals.probability(found.chance)}.",
+        "Either nothing in this space makes more difference than noise, or so few trials do not show what "
+        "does.",
+    ]
+
+
+def _answer(found: Sensitivity) -> str:
+    matter = [e.hyperparameters[0].label for e in found.effects if e.matters]
+    noise = [e.hyperparameters[0].label for e in found.effects if e.noise]
+    if not matter:
+        text = (
+            "What varies explains the objective together; no hyperparameter clearly does by itself"
+        )
+    else:
+        verb = "matters" if len(matter) == 1 else "matter"
+        text = f"{numerals.some(matter, 5)} {verb}"
+    if noise:
+        text += f"; {numerals.some(noise, 5)} {'is' if len(noise) == 1 else 'are'} within noise"
+    return f"{text}."
+
+
+def _quality(study: Study, found: Sensitivity) -> str:
+    text = (
+        f"A surface fitted to {found.trials} trials predicts {numerals.percent(found.quality)} of the "
+        "variation between trials that it has not seen (each left out once, in ranks)"
+    )
+    failures = len(study.failures)
+    if failures:
+        are = "is" if failures == 1 else "are"
+        text += f"; {numerals.plural(failures, 'trial')} that failed {are} left out"
+    return f"{text}."
+
+
+def _describe(study: Study, effect: Effect) -> str:
+    (h,) = effect.hyperparameters
+    share = f"{h.label} explains {numerals.percent(effect.share)} of it"
+    by_chance = f"by chance {numerals.probability(effect.chance)}"
+    if effect.noise:
+        value = study.best.parameters.get(h.name)
+        fixed = (
+            f", and it can be fixed, at {numerals.value(value)} as in the best trial"
+            if h.role == "nuisance" and value is not None
+            else ""
+        )
+        return f"{h.label} is within noise: without it unseen trials are predicted as well{fixed}."
+    if not effect.matters:
+        return f"{share}, {by_chance}: it may matter or not."
+    best = ""
+    if effect.best is not None and isinstance(h.space, Range):
+        best = f"; best about {numerals.number(h.value(effect.best), 2)}"
+    return f"{share}, {by_chance}{best}."
+
+
+def _describe_pair(pair: Effect) -> str:
+    return (
+        f"{pair.label}, together: {numerals.percent(pair.share)} more, by chance "
+        f"{numerals.probability(pair.chance)}. The best value of the one depends on the other: tune both, or "
+        "neither."
+    )
+
+
+def _proposals(study: Study, found: Sensitivity) -> tuple[Proposal, ...]:
+    """Returns what could be fixed; whether it should be is for the reader to say."""
+    could = [e.hyperparameters[0] for e in found.effects if e.noise]
+    best = study.best.parameters
+    return tuple(
+        Proposal(SET, h.name, _rounded(best[h.name]), sure=False)
+        for h in could
+        if h.role == "nuisance" and h.name in best
+    )
+
+
+def _rounded(value: Any) -> Any:
+    return float(numerals.number(value)) if isinstance(value, float) else value
+
+
+def _finding(
+    verdict: str,
+    answer: str,
+    evidence: list[str] | None = None,
+    proposals: tuple[Proposal, ...] = (),
+) -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=verdict,
+        answer=answer,
+        evidence=tuple(evidence or ()),
+        advice=(
+            "What is within noise can be fixed, which leaves more trials for the rest. It holds in this "
+            "space only, and the more it interacts with what is asked about, the less a comparison means."
+            if proposals
+            else ""
+        ),
+        section=SECTION,
+        figures=FIGURES if evidence and verdict == FINE else (),
+        playbook=PLAYBOOK,
+        proposals=proposals,
+    )
