@@ -126,6 +126,7 @@ class Difference:
       median_interval: its 90 % interval, by bootstrap.
       wins: the part of pairs of runs in which the candidate's is better.
       p_no_better: how often so much would be seen, were it no better.
+      p_no_worse: how often so little would be seen, were it no worse.
       p_worthwhile: how often so little would be seen, were it better by `worth`.
       worth: the smallest improvement that is worth having.
     """
@@ -136,6 +137,7 @@ class Difference:
     median_interval: tuple[float, float]
     wins: float
     p_no_better: float
+    p_no_worse: float
     p_worthwhile: float
     worth: float
 
@@ -281,22 +283,24 @@ def _unstable(candidate: Side, baseline: Side) -> str:
 def _difference(comparison: Comparison) -> tuple[Difference, bool]:
     """Returns the difference, and whether so many replicates can tell anything at all."""
     a, b = (comparison.costs(side) for side in (comparison.candidate, comparison.baseline))
-    deals = statistics.Deals(len(a), len(b))
+    test = statistics.PermutationTest(a, b)
     worth = comparison.worth
     if worth is None:
         worth = math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / 2)
-    low, high = deals.interval(a, b)
+    low, high = (end if math.isfinite(end) else None for end in test.interval())
+    no_better, no_worse = test.p_values()
     difference = Difference(
         mean=float(b.mean() - a.mean()),
-        interval=(low if math.isfinite(low) else None, high if math.isfinite(high) else None),
+        interval=(low, high),
         median=float(np.median(b) - np.median(a)),
         median_interval=statistics.median_interval(a, b),
         wins=statistics.wins(a, b),
-        p_no_better=deals.p_values(a, b)[0],
-        p_worthwhile=deals.p_values(a, b, worth)[1],
+        p_no_better=no_better,
+        p_no_worse=no_worse,
+        p_worthwhile=test.p_values(worth)[1],
         worth=worth,
     )
-    return difference, deals.can_tell
+    return difference, test.can_tell
 
 
 def _weigh(difference: Difference, comparison: Comparison) -> Decision:
@@ -305,8 +309,12 @@ def _weigh(difference: Difference, comparison: Comparison) -> Decision:
         if difference.mean < difference.worth:
             reason += f", though by less than {_worth(comparison)}"
         return Decision(ADOPT, reason, difference)
-    if difference.interval[1] is not None and difference.interval[1] <= 0:
-        return Decision(DO_NOT, "it is no better than the baseline, and likely worse", difference)
+    if difference.p_no_worse <= statistics.LEVEL:
+        return Decision(
+            DO_NOT,
+            "it is worse than the baseline by more than the noise of both sides explains",
+            difference,
+        )
     if difference.p_worthwhile <= statistics.LEVEL:
         reason = f"if it is better at all, then by less than {_worth(comparison)}"
         return Decision(DO_NOT, reason, difference)

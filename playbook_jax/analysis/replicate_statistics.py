@@ -10,6 +10,7 @@ where both sides vary alike, also with three replicates, and it holds for many w
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from statistics import NormalDist
@@ -19,7 +20,7 @@ import numpy as np
 LEVEL = 0.05  # rate of wrong conclusions in either direction
 POWER = 0.8  # rate of right ones for which replicates are counted; the convention
 MOST_DEALS = 9_999  # all deals are gone through where there are not more
-_MOST_CELLS = 20_000_000  # of the table of deals: bounds memory where replicates are many
+_MOST_CELLS = 5_000_000  # of the table of deals: bounds memory where replicates are many
 _DRAWS = 2_000  # of a bootstrap
 _NORMAL = NormalDist()
 
@@ -72,59 +73,89 @@ def _chi_square(x: float, freedom: int) -> float:
     return math.exp(a * math.log(y) - y - math.lgamma(a + 1) + math.log(total))
 
 
-class Deals:
-    """Ways in which all results can be dealt to the two sides: all, or many random ones.
+class PermutationTest:
+    """The studentized permutation test of the improvement.
 
     Attributes:
-      count: how many there are, the one that happened included.
+      count: how many deals are gone through, the one that happened included.
     """
 
-    def __init__(self, candidate: int, baseline: int, most: int = MOST_DEALS) -> None:
-        """Makes the table, the same for the same numbers of replicates.
+    def __init__(self, candidate: np.ndarray, baseline: np.ndarray, most: int = MOST_DEALS) -> None:
+        """Deals the results.
 
         Args:
-          candidate: how many results the candidate has, at least two.
-          baseline: how many the baseline has, at least two.
+          candidate: its costs, at least two.
+          baseline: its costs, at least two.
           most: how many deals to go through.
         """
-        total = candidate + baseline
-        most = max(100, min(most, _MOST_CELLS // total))
-        if math.comb(total, candidate) <= most:
-            chosen = np.array(list(itertools.combinations(range(total), candidate)))
-        else:
-            rng = np.random.default_rng(0)
-            order = rng.permuted(np.tile(np.arange(total), (most, 1)), axis=1)
-            order[0] = np.arange(total)  # the deal that happened, whatever the others are
-            chosen = order[:, :candidate]
-        self._mine = np.zeros((len(chosen), total))
-        np.put_along_axis(self._mine, chosen, 1.0, axis=1)
-        self._sizes = candidate, baseline
-        self.count = len(chosen)
+        m, n = self._sizes = len(candidate), len(baseline)
+        mine = _deals(m, n, max(100, min(most, _MOST_CELLS // (m + n))))
+        self.count = len(mine)
+        self._observed = float(np.mean(baseline) - np.mean(candidate))
+        # Around its own mean on each side, so that nothing cancels; the means come in with the hypothesis.
+        costs = np.concatenate([candidate - np.mean(candidate), baseline - np.mean(baseline)])
+        self._reach = float(np.ptp(costs))
+        own = np.arange(m + n) < m
+        # Of each deal's candidate: its sum, its sum of squares, and how many of it were the candidate's and
+        # their sum, for if the candidate's results move by x, then these follow without another deal.
+        columns = np.stack([costs, costs**2, own, costs * own], axis=1)
+        self._dealt, self._all = mine @ columns, columns.sum(axis=0)
 
-    def p_values(
-        self, candidate: np.ndarray, baseline: np.ndarray, improvement: float = 0.0
-    ) -> tuple[float, float]:
-        """Returns how often a deal shows as much, were the improvement not above this; or not below it.
+    @property
+    def can_tell(self) -> bool:
+        """Whether any results at all could convince: the deal that happened alone is rare enough."""
+        return self.count * LEVEL >= 1
 
-        Args:
-          candidate: its costs.
-          baseline: its costs.
-          improvement: the hypothesis.
-        """
-        statistics = self._statistics(np.concatenate([candidate + improvement, baseline]))
+    def p_values(self, improvement: float = 0.0) -> tuple[float, float]:
+        """Returns how often a deal shows as much, were the improvement not above this; or not below it."""
+        statistics = self._statistics(improvement - self._observed)
         slack = 1e-9 * (1 + abs(statistics[0]))
         return (
             float(np.mean(statistics >= statistics[0] - slack)),
             float(np.mean(statistics <= statistics[0] + slack)),
         )
 
-    def _statistics(self, costs: np.ndarray) -> np.ndarray:
-        """Returns, of each deal, the improvement in its own standard errors."""
-        m, n = self._sizes
-        costs = costs - costs.mean()
-        costs = costs / (float(np.max(np.abs(costs))) or 1.0)
-        sum_a, square_a = self._mine @ costs, self._mine @ costs**2
-        sum_b, square_b = costs.sum() - sum_a, (costs**2).sum() - square_a
+    def interval(self) -> tuple[float, float]:
+        """Returns the improvements that the test does not refuse at LEVEL in either direction.
+
+        It holds the true improvement in 90 % of cases, and lies beyond zero just where the test says
+        so. It is infinite where the replicates are too few to bound it.
+        """
+        return self._end(0), self._end(1)
+
+    def _end(self, side: int) -> float:
+        """Returns the last improvement that is refused as too small (0) or as too large (1)."""
+        outwards = (-1, 1)[side]
+        if not self.can_tell:
+            return outwards * math.inf
+        refused, kept = self._observed + outwards * 4 * self._reach, self._observed
+        for _ in range(40):
+            middle = (refused + kept) / 2
+            if self.p_values(middle)[side] <= LEVEL:
+                refused = middle
+            else:
+                kept = middle
+        return refused
+
+    def _statistics(self, shift: float) -> np.ndarray:
+        """Returns, of each deal, the improvement in its own standard errors.
+
+        Args:
+          shift: by how much the candidate's results are moved, from where both sides have one mean.
+        """
+        scale = max(self._reach, abs(shift)) or 1.0
+        x, (m, n) = shift / scale, self._sizes
+
+        def moved(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            total, square, own, own_total = sums.T
+            return total / scale + x * own, (
+                square / scale + 2 * x * own_total
+            ) / scale + x**2 * own
+
+        sum_a, square_a = moved(self._dealt)
+        sum_b, square_b = (
+            all_ - part for all_, part in zip(moved(self._all), (sum_a, square_a), strict=True)
+        )
         variance_a = np.maximum(square_a - sum_a**2 / m, 0) / (m - 1)
         variance_b = np.maximum(square_b - sum_b**2 / n, 0) / (n - 1)
         difference = sum_b / n - sum_a / m
@@ -132,34 +163,21 @@ class Deals:
         # Where neither side scatters, any difference is large, and none is none.
         return difference / np.sqrt(np.maximum(variance_a / m + variance_b / n, 1e-20))
 
-    def interval(self, candidate: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
-        """Returns the improvements that the test does not refuse at LEVEL in either direction.
 
-        It holds the true improvement in 90 % of cases, and lies beyond zero just where the test says
-        so. It is infinite where the replicates are too few to bound it.
-        """
-        return self._end(candidate, baseline, 0), self._end(candidate, baseline, 1)
-
-    def _end(self, candidate: np.ndarray, baseline: np.ndarray, side: int) -> float:
-        """Returns the last improvement that is refused as too small (0) or as too large (1)."""
-        outwards = (-1, 1)[side]
-        if not self.can_tell:
-            return outwards * math.inf
-        observed = float(baseline.mean() - candidate.mean())
-        residuals = np.concatenate([candidate - candidate.mean(), baseline - baseline.mean()])
-        refused, kept = observed + outwards * 4 * float(np.ptp(residuals)), observed
-        for _ in range(30):
-            middle = (refused + kept) / 2
-            if self.p_values(candidate, baseline, middle)[side] <= LEVEL:
-                refused = middle
-            else:
-                kept = middle
-        return refused
-
-    @property
-    def can_tell(self) -> bool:
-        """Whether any results at all could convince: the deal that happened alone is rare enough."""
-        return self.count * LEVEL >= 1
+@functools.lru_cache(maxsize=4)
+def _deals(candidate: int, baseline: int, most: int) -> np.ndarray:
+    """Returns which results each deal gives to the candidate, [deals, results]; what happened is first."""
+    total = candidate + baseline
+    if math.comb(total, candidate) <= most:
+        chosen = np.array(list(itertools.combinations(range(total), candidate)))
+    else:
+        rng = np.random.default_rng(0)
+        order = rng.permuted(np.tile(np.arange(total), (most, 1)), axis=1)
+        order[0] = np.arange(total)
+        chosen = order[:, :candidate]
+    mine = np.zeros((len(chosen), total))
+    np.put_along_axis(mine, chosen, 1.0, axis=1)
+    return mine
 
 
 def median_interval(candidate: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:

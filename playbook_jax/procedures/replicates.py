@@ -109,7 +109,7 @@ def plan(
     if baseline is not None and vary == NOTHING:
         raise UsageError("--vary=nothing measures arithmetic, which needs no --baseline")
     if baseline is not None:
-        sides[BASELINE] = from_anywhere(baseline)
+        sides[BASELINE] = from_anywhere(baseline, vary)
         theirs = sides[BASELINE].objective
         if theirs is not None and dict(theirs) != dict(objective):
             raise UsageError(
@@ -164,17 +164,21 @@ def from_study(path: str | Path, trial: str = BEST) -> Configuration:
     )
 
 
-def from_anywhere(path: str) -> Configuration:
+def from_anywhere(path: str, vary: str = SEED) -> Configuration:
     """Returns what `--baseline` names; see `plan`.
 
     Raises:
-      UsageError: it is none of these.
+      UsageError: it is none of these, or replicates that differ in something else.
     """
     place = Path(path)
     if (place / FILE_NAME).exists():
         stored = trial_lib.read_json(place / FILE_NAME)
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise UsageError(f"--baseline: {place / FILE_NAME} cannot be read")
+        if stored["vary"] != vary:
+            raise UsageError(
+                f"--baseline: {path} has replicates with --vary={stored['vary']}, not {vary}"
+            )
         side = stored[CANDIDATE]
         replicates = Path(side.get("replicates") or place.resolve() / CANDIDATE)
         return Configuration(
@@ -331,8 +335,9 @@ def run(
     existed = directory.exists()
     prepare(asked, directory)
     codes = []
-    for name in asked.sides:
-        if asked.sides[name].replicates is not None:
+    # The candidate's config has run before; what is wrong with the baseline's shows at once.
+    for name in (BASELINE, CANDIDATE):
+        if name not in asked.sides or asked.sides[name].replicates is not None:
             continue
         print(f"{name.capitalize()}: {asked.sides[name].source}")
         output = io.StringIO()
