@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shlex
@@ -10,7 +11,15 @@ from html_page import Page
 from small import ROOT, digits
 
 from playbook_jax import config as config_lib, trial as trial_lib
-from playbook_jax.analysis import commands, next_draft, next_study, report, study as study_lib
+from playbook_jax.analysis import (
+    commands,
+    infeasible_region,
+    next_draft,
+    next_study,
+    remedies,
+    report,
+    study as study_lib,
+)
 from playbook_jax.analysis.findings import (
     ACT,
     LOOK,
@@ -197,6 +206,48 @@ def test_findings_propose_what_their_actions_say(tmp_path):
     # Geometrically halfway between the last that trains and the first that does not.
     middle = (max(rates["COMPLETE"]) * min(rates["INFEASIBLE"])) ** 0.5
     assert proposal.value == pytest.approx(middle, rel=5e-3)
+
+
+def test_more_hyperparameters_are_given_more_trials(tmp_path):
+    truth = synthetic.Truth(synthetic.bowl({RATE: 0.5}))
+    synthetic.write(tmp_path / "s", truth, started=0, num_trials=20)
+    study = study_lib.load(tmp_path / "s")
+
+    def trials(*proposals):
+        return draft(study, [finding(ACT, *proposals)]).num_trials
+
+    adds = [Proposal(ADD, f"hparams.x{i}", synthetic.WEIGHT_DECAY) for i in range(2)]
+    assert trials(Proposal(EXTEND, RATE, 20.0, "high")) == 20
+    assert trials(adds[0]) == 32  # 2⁵, for the five that are tuned now
+    assert trials(*adds) == 40  # 2⁶ would be 64: not more than as many again
+    text = next_study.source(study, draft(study, [finding(ACT, adds[0])]))
+    assert "config.num_trials = 32  # was 20: more hyperparameters are tuned" in text
+
+
+@pytest.mark.parametrize(
+    ("place", "proposal"),
+    [
+        (
+            0.5,
+            Proposal(NARROW, RATE, 1.0, "high"),
+        ),  # the edge is at 0.1, and no more than 10 times that
+        (0.75, Proposal(KEEP, RATE, None, "high")),  # at 1: the bound is 10 already
+        (0.95, Proposal(EXTEND, RATE, 20.0, "high")),  # at 6.3, and half a decade more
+    ],
+)
+def test_learning_rates_some_way_beyond_the_edge_are_searched(tmp_path, place, proposal):
+    synthetic.write(tmp_path / "s", EDGE, num_trials=40)
+    study = study_lib.load(tmp_path / "s")
+    region = infeasible_region.find(study, ("learning_rate",))
+    proposals = remedies.propose(study, dataclasses.replace(region, cut=place), set())
+    assert proposals[1] == proposal
+
+
+def test_where_both_remedies_are_there_nothing_is_proposed(tmp_path):
+    synthetic.write(tmp_path / "s", EDGE, num_trials=40)
+    study = study_lib.load(tmp_path / "s")
+    region = infeasible_region.find(study, ("learning_rate",))
+    assert remedies.propose(study, region, {"warmup_steps", "clip_norm"}) == ()
 
 
 def test_where_there_is_warmup_clipping_is_added_by_the_gradient_norms(tmp_path):

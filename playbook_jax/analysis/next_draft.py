@@ -55,6 +55,7 @@ class Draft:
       algorithm_note: why it is another one than before, or empty.
       num_trials: how many trials; None where the algorithm tells.
       seed: of the points.
+      trials_note: why it is another number than before, or empty.
       changes: what is changed.
       optional: what only a reader can decide: proposals that are not sure.
       refused: what is not changed although a finding would.
@@ -67,6 +68,7 @@ class Draft:
     num_trials: int | None
     seed: int
     algorithm_note: str = ""
+    trials_note: str = ""
     changes: list[Change] = dataclasses.field(default_factory=list)
     optional: list[Change] = dataclasses.field(default_factory=list)
     refused: list[Change] = dataclasses.field(default_factory=list)
@@ -98,6 +100,7 @@ def draft(study: Study, found: list[Finding]) -> Draft:
     changed = {change.proposal.name for change in made.changes}
     made.optional = [c for c in made.optional if c.proposal.name not in changed]
     _settle_algorithm(made)
+    _settle_trials(made)
     return made
 
 
@@ -197,6 +200,21 @@ def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
         old = "it varied" if was else f"was {numerals.value(before)}"
         return f"Set {label} to {value} ({old})"
     return f"Keep the {proposal.side} bound of {label}"
+
+
+def _settle_trials(made: Draft) -> None:
+    """Adds trials where hyperparameters were added, as the launcher's own rule of thumb wants them.
+
+    That is one for each combination of low and high values (`studies.doubts`), and here at most as many
+    again as the study had.
+    """
+    added = any(change.proposal.kind == ADD for change in made.changes)
+    if added and made.num_trials:
+        paths = {name.partition("@")[0] for name in made.roles["nuisance"]}
+        wanted = max(made.num_trials, min(2 * made.num_trials, 2 ** len(paths)))
+        if wanted > made.num_trials:
+            made.trials_note = f"was {made.num_trials}: more hyperparameters are tuned"
+        made.num_trials = wanted
 
 
 def _settle_algorithm(made: Draft) -> None:

@@ -111,11 +111,13 @@ def source(study: Study, made: Draft, base: str = "") -> str:
         '    """Returns the study config."""',
         "    config = ConfigDict(convert_dict=False)  # names of hyperparameters have dots",
         f"    config.name = {_literal(commands.successor(study.name))}",
-        f"    config.goal = {_literal(study.goal or study.name)}",
+        *_goal(study.goal or study.name),
         f"    config.base_config = {base or _literal(spec.get('base_config_path', ''))}",
         f"    config.objective = {_literal(dict(spec['objective']))}",
     ]
-    lines += [f"    config.num_trials = {made.num_trials}"] if made.num_trials else []
+    if made.num_trials:
+        note = f"  # {made.trials_note}" if made.trials_note else ""
+        lines.append(f"    config.num_trials = {made.num_trials}{note}")
     lines += _comment(made.algorithm_note) if made.algorithm_note else []
     lines += [
         f"    config.algorithm = {_literal(made.algorithm)}",
@@ -127,6 +129,19 @@ def source(study: Study, made: Draft, base: str = "") -> str:
     text = "\n".join([*lines, "    return config", ""])
     # Half a surrogate pair, which JSON can hold, cannot be written as UTF-8.
     return text.encode("utf-8", "replace").decode()
+
+
+def _goal(text: str) -> list[str]:
+    """Returns the question, on several lines where it is long."""
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and len(lines[-1]) + len(word) > _WIDTH - 12:
+            lines.append("")
+        lines[-1] += f"{word} "
+    lines[-1] = lines[-1][:-1]
+    if len(lines) == 1:
+        return [f"    config.goal = {_literal(text)}"]
+    return ["    config.goal = (", *(f"        {_literal(line)}" for line in lines), "    )"]
 
 
 def _docstring(study: Study, made: Draft) -> list[str]:

@@ -9,7 +9,7 @@ import statistics
 
 from playbook_jax.analysis.hyperparameters import HIGH
 from playbook_jax.analysis.infeasible_region import Region
-from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, Proposal
+from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, NARROW, Proposal
 from playbook_jax.analysis.study import Study
 
 RATE, WARMUP, CLIPPING = "hparams.learning_rate", "hparams.warmup_steps", "hparams.clip_norm"
@@ -18,8 +18,9 @@ WARMUP_PARTS = (0.001, 0.1)
 # Clipping from the threshold that acts on half the steps, the playbook's most, to a little beyond the 90th
 # percentile, where it says to begin.
 CLIP_PERCENTILES, CLIP_BEYOND = (50, 90), 1.5
-# What trains with a remedy is seen only if the search goes some way beyond the edge: half a decade.
-BEYOND_EDGE = math.sqrt(10)
+# What trains with a remedy is seen only if the search goes some way beyond the edge: at least half a decade,
+# and at most the decade with which the playbook begins. Beyond, too many trials would still fail.
+BEYOND_EDGE = (math.sqrt(10), 10.0)
 
 
 def propose(study: Study, region: Region, on: set[str]) -> tuple[Proposal, ...]:
@@ -65,11 +66,13 @@ def _clipping(study: Study) -> Proposal | None:
 
 
 def _rate(study: Study, region: Region) -> Proposal:
-    """Returns the learning rate's high bound: beyond the edge, and not to be lowered."""
+    """Returns the learning rate's high bound: some way beyond the edge, whatever other findings say."""
     axis = next(h for h in study.hyperparameters if h.name == RATE)
     bound = axis.bound(HIGH)
     if region.direction.names == (RATE,) and region.direction.decades:
-        wanted = float(f"{axis.value(region.cut) * BEYOND_EDGE:.2g}")
-        if wanted > bound:
-            return Proposal(EXTEND, RATE, wanted, HIGH)
+        least, most = (float(f"{axis.value(region.cut) * far:.2g}") for far in BEYOND_EDGE)
+        if least > bound:
+            return Proposal(EXTEND, RATE, least, HIGH)
+        if most < bound:
+            return Proposal(NARROW, RATE, most, HIGH)
     return Proposal(KEEP, RATE, None, HIGH)
