@@ -287,6 +287,8 @@ def test_training_that_goes_on_is_not_saturated():
         noise = 0.0005 * rng(i).normal(size=N)
         rows.append(made.trial(rng(), 0.1 + 0.5 * np.exp(-30 * T) + noise, 0.1 - 0.09 * T + noise))
     assert end_of_training.check(made.study(rows))[0].verdict == FINE
+    again = 0.5 * np.exp(-30 * T) + 0.1 * np.clip(T - 0.8, 0, 1)
+    assert end_of_training.check(ending(again))[0].verdict == FINE
 
 
 # --- The training loss ---

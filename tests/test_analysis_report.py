@@ -144,6 +144,17 @@ def test_all_of_a_finding_is_shown_and_leads_to_its_figures(written):
     assert todo.get("href") == f"#{article.get('id')}"
 
 
+def test_where_nothing_is_to_be_done_the_answer_alone_is_shown_at_first(written):
+    study = study_lib.load(written)
+    fine = findings.Finding("What?", findings.FINE, "Fine.", evidence=("Why.",))
+    todo = findings.Finding("So?", findings.LOOK, "Look.", evidence=("There.",), action="Do it.")
+    read = Page(report.render(study, [fine, todo]))
+    (folded,) = read.all("details")
+    assert "Why." in folded.text
+    assert "Fine." not in folded.text
+    assert [e.get("id") for e in read.all("article", "quiet")] == ["finding-0"]
+
+
 def test_the_table_of_trials(written):
     study = study_lib.load(written)
     rows = [e for e in page(written).all("tr", within="trials") if e.trial is not None]

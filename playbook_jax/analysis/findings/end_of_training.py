@@ -17,8 +17,8 @@ SMALLEST = 0.02
 # A curve has "saturated long before the end" where it stays within SMALLEST of its end, or within its
 # scatter, from this part of the run on.
 SATURATED_AT = 0.4
-NEAR = 4  # standard errors of a smoothed value; its lowest is two or so below what is true
-MOST = 0.6  # of the best trials that must agree
+NEAR = 5  # standard errors of a smoothed value; its lowest is two or so below what is true
+MOST = 0.6  # of the best trials that must still improve; "saturated" must be all: in doubt, train longer
 
 QUESTION = "Is training over at the end?"
 SECTION = "Examining the training curves"
@@ -66,8 +66,7 @@ def check(study: Study) -> list[Finding]:
     trials = tuple(e.trial for e in ends)
     if len(improving) >= MOST * len(ends):
         return [_still_improving(study, evidence, trials)]
-    settled = [e for e in ends if e.settled <= SATURATED_AT]
-    if len(settled) >= MOST * len(ends):
+    if all(e.settled <= SATURATED_AT for e in ends):
         return [_saturated(study, ends, evidence, trials)]
     text = "The best trials have stopped improving, and not long before the end."
     return [_finding(FINE, text, evidence, trials=trials)]
@@ -91,12 +90,14 @@ def measure(study: Study, trial: Trial) -> End | None:
 
 
 def settles(curve: Curve) -> float:
-    """Returns the part of the run after which a smoothed curve stays near its lowest place."""
+    """Returns the part of the run after which a smoothed curve is near its lowest; 1 if it ends far above."""
     smoothed = curve_shapes.smooth(curve.values)
     w = curve_shapes.width(len(curve))
     near = max(
-        SMALLEST * abs(float(smoothed[-1])), NEAR * curve_shapes.scatter(curve.values) / np.sqrt(w)
+        SMALLEST * abs(float(smoothed[-1])), NEAR * curve_shapes.noise(curve.values) / np.sqrt(w)
     )
+    if smoothed[-1] > smoothed.min() + 2 * near:  # it does move: up again
+        return 1.0
     first = int(np.flatnonzero(smoothed <= smoothed.min() + near)[0])
     return float(curve.steps[first + w // 2] / curve.steps[-1])
 
@@ -124,10 +125,9 @@ def _still_improving(study: Study, evidence: list[str], trials: tuple[int, ...])
 def _saturated(
     study: Study, ends: list[End], evidence: list[str], trials: tuple[int, ...]
 ) -> Finding:
-    at = float(np.median([e.settled for e in ends]))
+    at = max(e.settled for e in ends)
     evidence.append(
-        f"Neither validation nor training moves any more after {numerals.percent(at)} of the run "
-        "(median of the best)."
+        f"In none of them validation or training moves any more after {numerals.percent(at)} of the run."
     )
     already = any(f.action for f in best_step.check(study))
     last = max(t.step for t in study.trials if t.number in trials)
