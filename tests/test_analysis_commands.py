@@ -126,3 +126,21 @@ def test_paths_are_shown_as_one_types_them(tmp_path):
     assert commands.display_path(outside) == str(tmp_path.resolve())
     bucket = synthetic.made([], spaces={}, directory="gs://bucket/s")
     assert commands.display_path(bucket) == "gs://bucket/s"
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_config_that_was_launched_is_named_where_it_still_is(tmp_path, found):
+    truth = synthetic.Truth(synthetic.bowl({RATE: 0.5}))
+    synthetic.write(tmp_path / "s", truth, num_trials=5)
+    config = tmp_path / "my study.py"
+    if found:
+        config.write_text("")
+    provenance = tmp_path / "s" / "trials" / "000" / "provenance.json"
+    launched = ["scripts/launch_study.py", f"--config={config}", "--workdir=s"]
+    trial_lib.write_json(provenance, {"command": launched})
+    added = [
+        words
+        for purpose, words in lines(study_lib.load(tmp_path / "s")).items()
+        if "Add" in purpose
+    ]
+    assert added[0][1] == f"--config={config if found else 'YOUR_STUDY.py'}"

@@ -114,10 +114,23 @@ def successor(name: str) -> str:
 
 
 def _launch(study: Study, workdir: str) -> tuple[str, ...]:
-    config = f"configs/studies/{study.name}.py"
+    config = _launched(study)
+    if not config or not (_CHECKOUT / config).is_file():
+        config = f"configs/studies/{study.name}.py"
     if not (_CHECKOUT / config).is_file():
         config = "YOUR_STUDY.py"
     return _quote("scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}")
+
+
+def _launched(study: Study) -> str:
+    """Returns the study config that the first trial was launched with, where that is known."""
+    directory = study.directory / "trials" / "000"
+    command = trial_lib.Trial(directory, {}, {}).provenance.get("command")
+    words = [word for word in command if isinstance(word, str)] if isinstance(command, list) else []
+    if not words or not words[0].endswith("launch_study.py"):
+        return ""
+    flags = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    return flags[-1] if flags else ""
 
 
 def _quote(*words: str) -> tuple[str, ...]:

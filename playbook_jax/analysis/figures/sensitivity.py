@@ -8,7 +8,7 @@ from playbook_jax.analysis.study import Study
 ORDER = 18
 MOST = 20  # bars; what explains less is left out
 WIDTH, ROW, BAR, TOP = 470, 25, 15, 6  # of the picture and of a row
-LABELS, WORDS = 168, 128  # widths left of the bars and right of the longest one
+LABELS, WORDS = 176, 128  # widths left of the bars and right of the longest one
 _LETTERS = 24  # of a name, that fit
 
 
