@@ -33,6 +33,17 @@ def _scatter(curves: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(off**2, axis=1) / 1.5)
 
 
+def noise(values: np.ndarray) -> float:
+    """Returns the scatter, but no less than the step in which the values are counted.
+
+    Of 300 validation examples one more or fewer is an error rate of 1/300: a curve that happens to stay
+    at one such value for long does not show that its values are exact. NaN for fewer than four values.
+    """
+    gaps = np.diff(np.unique(values))
+    gaps = gaps[gaps > 1e-6 * np.ptp(values)]  # others are rounding
+    return max(scatter(values), float(gaps.min(initial=np.inf)) if len(gaps) else 0.0)
+
+
 def width(length: int) -> int:
     """Returns over how many values of a curve it is smoothed: an eighth, and three at least."""
     return max(3, length // 8)
@@ -60,7 +71,7 @@ def rise(values: np.ndarray) -> tuple[float, float, int]:
     risen = float(smoothed[-1] - smoothed[lowest])
     return (
         risen,
-        _tail(_rises, len(values), risen, scatter(values)),
+        _tail(_rises, len(values), risen, noise(values)),
         lowest + width(len(values)) // 2,
     )
 
@@ -75,7 +86,7 @@ def late_fall(values: np.ndarray) -> tuple[float, float]:
       By how much; and the probability that a flat curve of the same scatter falls so far.
     """
     fallen = float(_late_falls(values[None])[0])
-    return fallen, _tail(_falls, len(values), fallen, scatter(values))
+    return fallen, _tail(_falls, len(values), fallen, noise(values))
 
 
 def _late_falls(curves: np.ndarray) -> np.ndarray:
@@ -83,30 +94,30 @@ def _late_falls(curves: np.ndarray) -> np.ndarray:
     return curves[:, -2 * fifth : -fifth].mean(axis=1) - curves[:, -fifth:].mean(axis=1)
 
 
-def _tail(simulated: Callable[[int], np.ndarray], length: int, value: float, noise: float) -> float:
-    """Returns what part of simulated curves has a value as large, in units of their scatter."""
+def _tail(simulated: Callable[[int], np.ndarray], length: int, value: float, unit: float) -> float:
+    """Returns what part of simulated curves has a value as large, in units of their noise."""
     if value <= 0:
         return 1.0
-    if noise == 0:
+    if unit == 0:
         return 0.0
     nearest = max(n for n in _LENGTHS if n <= length)
     draws = simulated(nearest)
-    above = len(draws) - np.searchsorted(draws, value / noise * math.sqrt(length / nearest))
+    above = len(draws) - np.searchsorted(draws, value / unit * math.sqrt(length / nearest))
     return float((above + 1) / (len(draws) + 1))
 
 
-def _noise(length: int) -> np.ndarray:
+def _white(length: int) -> np.ndarray:
     return np.random.default_rng(length).normal(size=(_DRAWS, length))
 
 
 @functools.cache
 def _rises(length: int) -> np.ndarray:
-    curves = _noise(length)
+    curves = _white(length)
     smoothed = smooth(curves)
     return np.sort((smoothed[:, -1] - smoothed.min(axis=1)) / _scatter(curves))
 
 
 @functools.cache
 def _falls(length: int) -> np.ndarray:
-    curves = _noise(length)
+    curves = _white(length)
     return np.sort(_late_falls(curves) / _scatter(curves))

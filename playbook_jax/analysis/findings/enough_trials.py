@@ -1,11 +1,9 @@
 """Are there enough trials: how many are in the good region, and what would more of them give?"""
 
-import math
-
 import numpy as np
 
-from playbook_jax.analysis import best_of, curves, numerals
-from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, late_variance
+from playbook_jax.analysis import best_of, curve_shapes, curves, numerals
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding
 from playbook_jax.analysis.study import Study
 
 ORDER = 35
@@ -59,8 +57,8 @@ def check(study: Study) -> list[Finding]:
 
 def tolerance(study: Study) -> float:
     """Returns by how much a trial may be worse than the best and still be in the good region."""
-    scatters = [late_variance.late_scatter(study, t) for t in curves.compared(study)]
-    known = [s for s in scatters if math.isfinite(s)]
+    found = [curves.validation(study, trial) for trial in curves.compared(study)]
+    known = [curve_shapes.noise(c.values) for c in found if c and len(c) >= curve_shapes.FEWEST]
     noise = NOISES * float(np.median(known)) if known else 0.0
     return noise or PART * abs(study.best.objective)
 

@@ -111,7 +111,7 @@ def _training_rises(study: Study, trial: Trial, step: float) -> bool:
     smoothed = curve_shapes.smooth(curve.values)
     w = curve_shapes.width(len(curve))
     at = int(np.clip(np.searchsorted(curve.steps, step) - w // 2, 0, len(smoothed) - 1))
-    error = curve_shapes.scatter(curve.values) / math.sqrt(w)
+    error = curve_shapes.noise(curve.values) / math.sqrt(w)
     return bool(smoothed[-1] - smoothed[at] > TRAINING_ERRORS * error)
 
 
