@@ -171,6 +171,16 @@ def test_what_is_not_sure_is_shown_and_not_made(plain, tmp_path):
     assert '\n        "hparams.learning_rate": {"scale": "log", "low": 0.001, "high": 10.0' in text
 
 
+def test_a_setting_that_is_not_sure_is_shown_among_the_fixed_ones(plain):
+    perhaps = finding(LOOK, Proposal(SET, "max_train_steps", 100, sure=False))
+    wider = finding(ACT, Proposal(EXTEND, RATE, 20.0, "high"))
+    text = next_study.source(plain, draft(plain, [perhaps, wider]))
+    fixed = text[text.index("config.fixed") :]
+    assert "# Perhaps set max_train_steps to 100 (was 200). It is so." in fixed
+    assert '        # "max_train_steps": 100,' in fixed
+    assert '        "max_train_steps"' not in fixed
+
+
 def test_findings_propose_what_their_actions_say(tmp_path):
     synthetic.write(tmp_path / "s", EDGE, num_trials=40)
     study = study_lib.load(tmp_path / "s")

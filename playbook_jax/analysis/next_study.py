@@ -197,10 +197,13 @@ def _roles(study: Study, made: Draft) -> list[str]:
         for name in dict.fromkeys(shown):
             lines += _entry(made, name, entries.get(name))
         lines += ["    }"]
-    if made.fixed:
+    shown = {c.proposal.name for c in made.optional if c.role == "fixed"}
+    shown -= {name for entries in made.roles.values() for name in entries}
+    if made.fixed or shown:
         reasons = study.specification.get("fixed_reasons") or {}
         lines += ["", "    config.fixed = {"]
-        for name, value in made.fixed.items():
+        for name in [*made.fixed, *sorted(shown - made.fixed.keys())]:
+            value = made.fixed.get(name)
             if name in reasons and name not in {c.proposal.name for c in made.changes}:
                 value = {"value": value, "reason": reasons[name]}
             lines += _entry(made, name, value)
@@ -218,7 +221,8 @@ def _entry(made: Draft, name: str, value: Any) -> list[str]:
         lines.append(f"        {_literal(name)}: {_literal(value)},")
     for change in made.optional:
         if change.proposal.name == name:
-            move = ", in config.fixed and not here" if change.role == "fixed" else ""
+            varies = any(name in entries for entries in made.roles.values())
+            move = ", in config.fixed and not here" if varies and change.role == "fixed" else ""
             text = change.text[0].lower() + change.text[1:] + move
             lines += _comment(f"Perhaps {text}. {_because(change)}", 8)
             lines += [f"        # {_literal(name)}: {_literal(change.after)},"]

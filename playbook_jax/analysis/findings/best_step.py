@@ -45,7 +45,7 @@ def check(study: Study) -> list[Finding]:
         steps = round_up(2 * max(trial.best_step for trial in trials))
         text = "The best step is always in the first tenth of the run: far too many steps."
         action = f"Set max_train_steps to {numerals.count(steps)} or so, and run the study again."
-        return [_finding(study, ACT, text, evidence, action, _proposals(study, steps))]
+        return [_finding(study, ACT, text, evidence, action, propose(study, steps))]
     if np.mean(places >= LATE) >= CONSISTENT:
         return [_late(study, trials, evidence)]
     text = "The best steps are neither all early nor mostly late."
@@ -79,15 +79,16 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
         return _finding(study, CANNOT_TELL, text, evidence, action)
     text = "The best step is consistently in the last quarter of the run."
     action = f"Try {steps} training steps, and tune the decay of the learning rate anew."
-    return _finding(study, LOOK, text, evidence, action, _proposals(study, longer))
+    return _finding(study, LOOK, text, evidence, action, propose(study, longer))
 
 
-def _proposals(study: Study, steps: int) -> tuple[Proposal, ...]:
+def propose(study: Study, steps: int, sure: bool = True) -> tuple[Proposal, ...]:
     """Returns another number of steps, and evaluations as many times in a run as now."""
     now, every = study.base("max_train_steps"), study.base("eval_every_steps")
-    proposals = [Proposal(SET, "max_train_steps", steps)]
+    proposals = [Proposal(SET, "max_train_steps", steps, sure=sure)]
     if isinstance(now, int) and isinstance(every, int) and now > 0:
-        proposals.append(Proposal(SET, "eval_every_steps", max(1, round(every * steps / now))))
+        every = max(1, round(every * steps / now))
+        proposals.append(Proposal(SET, "eval_every_steps", every, sure=sure))
     return tuple(proposals)
 
 

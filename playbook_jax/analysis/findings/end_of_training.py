@@ -131,14 +131,18 @@ def _saturated(
     )
     already = any(f.action for f in best_step.check(study))
     last = max(t.step for t in study.trials if t.number in trials)
-    steps = numerals.count(best_step.round_up(round(1.5 * at * last)))
-    return _finding(
+    fewer = best_step.round_up(round(1.5 * at * last))
+    steps = numerals.count(fewer)
+    found = _finding(
         LOOK,
         "Training and validation had settled long before the end.",
         evidence,
         "" if already else f"Fewer steps do: set max_train_steps to {steps} or so.",
         trials,
     )
+    # In doubt, train longer: so it is for the reader to decide.
+    proposals = () if already else best_step.propose(study, fewer, sure=False)
+    return dataclasses.replace(found, proposals=proposals)
 
 
 def _finding(
