@@ -268,6 +268,19 @@ def test_still_improving():
     assert "decays to zero" in finding.answer
 
 
+def test_a_fall_must_be_more_than_scatter_and_matter():
+    drop = np.where(T > 0.8, -0.004, 0.0)  # 4 % of the value, from one fifth to the next
+    scatter = 0.02 * (-1.0) ** np.arange(N)
+
+    def improving(shape):
+        rows = [made.trial(rng(), 0.1 + shape + 1e-5 * rng(i).normal(size=N)) for i in range(3)]
+        return "still improving" in end_of_training.check(made.study(rows, base=CONSTANT))[0].answer
+
+    assert improving(drop)
+    assert not improving(drop + scatter)
+    assert not improving(drop / 4)  # 1 %
+
+
 @pytest.mark.playbook("saturated-early")
 def test_saturated():
     early = 0.5 * np.exp(-30 * T)
@@ -287,6 +300,9 @@ def test_training_that_goes_on_is_not_saturated():
         noise = 0.0005 * rng(i).normal(size=N)
         rows.append(made.trial(rng(), 0.1 + 0.5 * np.exp(-30 * T) + noise, 0.1 - 0.09 * T + noise))
     assert end_of_training.check(made.study(rows))[0].verdict == FINE
+    shapes = [0.5 * np.exp(-30 * T)] * 2 + [0.2 * np.clip(0.6 - T, 0, 1)]
+    rows = [made.trial(rng(), 0.1 + s + 0.0005 * rng(1).normal(size=N)) for s in shapes]
+    assert end_of_training.check(made.study(rows))[0].verdict == FINE  # one of three goes on
     again = 0.5 * np.exp(-30 * T) + 0.1 * np.clip(T - 0.8, 0, 1)
     assert end_of_training.check(ending(again))[0].verdict == FINE
 
@@ -359,6 +375,10 @@ def test_not_periodic():
     spiked = [made.falling(rng(i), 0.1) + 0.3 * (np.arange(N) == 25) for i in range(6)]
     study = made.study([made.trial(rng(), values) for values in spiked])
     assert periodicity.check(study)[0].verdict == FINE
+    for seed in range(5):  # wandering has most of its power at the lowest frequencies
+        steps = 0.002 * rng(seed).normal(size=(6, N))
+        walks = made.study([made.trial(rng(), 0.3 + walk.cumsum()) for walk in steps])
+        assert periodicity.check(walks)[0].verdict == FINE
     flat = made.study([made.trial(rng(), np.full(N, 0.1)) for _ in range(4)])
     assert periodicity.check(flat)[0].verdict == CANNOT_TELL
 
