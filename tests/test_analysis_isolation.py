@@ -6,6 +6,7 @@ import pytest
 import synthetic_study as synthetic
 from html_page import Page
 
+from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import fairness, isolation, report, study as study_lib
 from playbook_jax.analysis.figures import isolation as figure
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, isolation as finding
@@ -240,6 +241,81 @@ def test_the_figure_has_the_best_of_each_value_and_the_buckets(tmp_path):
         edges = read.all("path", "bound", within=f"isolation-{h.name}")
         assert len(edges) == (0 if listed else 5)
     assert f"#isolation-{DECAY}" in {e.get("href") for e in read.all("a")}
+
+
+def test_hyperparameters_of_one_value_alone_are_not_taken_out():
+    # Each value has a learning rate of its own, and the better it is tuned the same is reached. That the
+    # one is worse in the middle of its space must not count.
+    spaces = {
+        NORM: TWO[NORM],
+        **{f"{RATE}@{NORM}={value}": synthetic.LEARNING_RATE for value in ("pre", "post")},
+    }
+    rows = []
+    for i in range(40):
+        place = (7 * i % 20 + 0.5) / 20
+        cost = (1 + 3 * (i % 2)) * (place - 0.3) ** 2 + 0.001 * (i % 7)
+        rows.append({"at": [i % 2, place, place], "objective": 1 + cost})
+    study = synthetic.made(rows, spaces=spaces, scientific=(NORM,), metric="validation/loss")
+    for trial in study.trials:
+        other = {"pre": "post", "post": "pre"}[trial.parameters[NORM]]
+        del trial.parameters[f"{RATE}@{NORM}={other}"]
+    (found,) = finding.check(study)
+    assert found.verdict == CANNOT_TELL
+    assert "taken out" not in " ".join(found.evidence)
+
+
+def group(path, truths):
+    """A group of two studies, of which the second one searches other learning rates."""
+    spaces = [{RATE: synthetic.LEARNING_RATE}, {RATE: {**synthetic.LEARNING_RATE, "low": 1e-5}}]
+    names = ["norm=pre", "norm=post"]
+    for name, truth, space in zip(names, truths, spaces, strict=True):
+        synthetic.write(path / name, truth, spaces={**space, DECAY: synthetic.WEIGHT_DECAY})
+    studies = [{"directory": name, "values": {NORM: name.removeprefix("norm=")}} for name in names]
+    described = {
+        "name": "norms",
+        "goal": "Which?",
+        "studies": studies,
+        "scientific": {NORM: TWO[NORM]},
+    }
+    trial_lib.write_json(path / "group.json", described)
+    return [path / name for name in names]
+
+
+@PLAYBOOK
+def test_a_group_is_compared_in_the_report_of_each_of_its_studies(tmp_path):
+    bowl = synthetic.bowl({RATE: 0.5, DECAY: 0.5})
+    paths = group(tmp_path, [synthetic.Truth(bowl), synthetic.Truth(lambda u: 1.5 + bowl(u))])
+    bests = [study_lib.load(path).best for path in paths]
+    for path in paths:
+        study = study_lib.load(path)
+        (found,) = finding.check(study)
+        assert found.question == "Which model.norm is best?"
+        gain = 100 * (bests[1].objective - bests[0].objective)
+        assert found.answer.startswith(f"pre beats post by {gain:.2f}")
+        assert found.evidence[0].startswith("All studies of the group norms are compared")
+        assert f"(no. {bests[1].number}; 20 trials)" in found.evidence[2]
+        assert (found.trials, found.proposals) == ((), ())
+        whole = study.group
+        assert [h.name for h in whole.hyperparameters] == [
+            NORM,
+            DECAY,
+            f"{RATE}@norm=pre",
+            f"{RATE}@norm=post",
+        ]
+        read = Page(report.write(path).read_text())
+        read.check()
+        labels = read.all("text", "label", within=f"isolation-{NORM}")
+        assert [e.text for e in labels] == [str(t.number) for t in bests]
+
+
+def test_a_group_of_which_a_study_is_gone_is_no_group(tmp_path):
+    truth = synthetic.Truth(synthetic.bowl({RATE: 0.5}))
+    paths = group(tmp_path, [truth, truth])
+    (paths[1] / "study.json").unlink()
+    (found,) = finding.check(study_lib.load(paths[0]))
+    assert found.answer == "Nothing is compared: all that varies is nuisance."
+    (tmp_path / "group.json").write_text("[1")
+    assert study_lib.load(paths[0]).group is None
 
 
 def simulated(effect, seed, trials=20, noise=0.1):

@@ -158,7 +158,7 @@ class Comparison:
       chance: how probable it is that the best `ahead` trials of both all have one and the same value, if
         the value makes no difference.
       adjusted_ahead: like `ahead`, of the complete trials, with the effects of the other hyperparameters
-        taken out; 0 where the other slice is then ahead.
+        taken out; 0 where the other slice is then ahead, None where that was not done.
       adjusted_chance: like `chance`.
     """
 
@@ -168,7 +168,7 @@ class Comparison:
     interval: tuple[float, float]
     ahead: int
     chance: float
-    adjusted_ahead: int
+    adjusted_ahead: int | None
     adjusted_chance: float
 
 
@@ -179,12 +179,14 @@ def compare(one: Slice, two: Slice, adjusted: Mapping[int, float]) -> Comparison
       one: a slice.
       two: another one.
       adjusted: by number of the complete trials, their scores without what other hyperparameters explain,
-        less being better (see `crowding.Field.scores`).
+        less being better (see `crowding.Field.scores`); empty where they cannot be had.
     """
     better, worse = (one, two) if one.costs[0] <= two.costs[0] else (two, one)
     ahead = int(np.sum(better.costs < worse.costs[0]))
-    first, second = (np.array([adjusted[t.number] for t in s.complete]) for s in (better, worse))
-    adjusted_ahead = int(np.sum(first < second.min()))
+    adjusted_ahead = None
+    if adjusted:
+        first, second = ([adjusted[t.number] for t in s.complete] for s in (better, worse))
+        adjusted_ahead = sum(score < min(second) for score in first)
     with np.errstate(invalid="ignore"):
         gains = np.nan_to_num(
             worse.costs[:, None] - better.costs[None, :], nan=0.0, posinf=math.inf, neginf=-math.inf
@@ -200,7 +202,7 @@ def compare(one: Slice, two: Slice, adjusted: Mapping[int, float]) -> Comparison
         ahead,
         _same(ahead, better.ended, worse.ended),
         adjusted_ahead,
-        _same(adjusted_ahead, len(first), len(second)),
+        _same(adjusted_ahead or 0, len(better.complete), len(worse.complete)),
     )
 
 

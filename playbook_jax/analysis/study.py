@@ -124,6 +124,13 @@ class Study:
             self.of_state(trial_lib.COMPLETE), key=lambda t: (sign * t.objective, t.number)
         )
 
+    @functools.cached_property
+    def group(self) -> "Study | None":
+        """All studies of its group as one, where it is in a group; see `groups.whole`."""
+        from playbook_jax.analysis import groups
+
+        return groups.whole(self)
+
     @property
     def failures(self) -> list[Trial]:
         """The trials that training itself made fail: INFEASIBLE, or unlearned."""

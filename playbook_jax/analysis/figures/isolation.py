@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import isolation, numerals, objective_axis, svg
+from playbook_jax.analysis import groups, isolation, numerals, objective_axis, svg
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.figures.hyperparameter_axes import describe, x_axis, x_of
 from playbook_jax.analysis.hyperparameters import Hyperparameter
@@ -26,10 +26,13 @@ _MOST_NUMBERS = 12  # values whose best trials' numbers find room
 def draw(study: Study) -> Group | None:
     """Returns a plot for each scientific hyperparameter of which a trial is complete."""
     figures = []
-    for h in study.hyperparameters:
+    asked = study
+    if study.group is not None and all(h.role != "scientific" for h in study.hyperparameters):
+        asked = study.group
+    for h in asked.hyperparameters:
         if h.role == "scientific":
-            parts = [part for part in isolation.slices(study, h) if part.complete]
-            figures += [_plot(study, h, parts)] if parts else []
+            parts = [part for part in isolation.slices(asked, h) if part.complete]
+            figures += [_plot(asked, h, parts)] if parts else []
     if not figures:
         return None
     return Group(
@@ -155,7 +158,8 @@ def _numbers(panel: Panel, parts: list[Slice], places: list[_Place]) -> list[str
         x, y = svg.free_place(place.x, place.y, taken, panel.end)
         taken.append((x, y))
         number = part.best.number
-        texts.append(svg.text(x, y + 4, str(number), "label middle rank1", data_t=number))
+        shown = str(groups.number(part.best))
+        texts.append(svg.text(x, y + 4, shown, "label middle rank1", data_t=number))
     return texts
 
 
