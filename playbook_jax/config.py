@@ -48,12 +48,17 @@ OPTIONAL = {
     "freeze": (),  # patterns, see parameter_rules.py, like the next two
     "learning_rate_multipliers": (),  # pairs: a pattern, a number or the name of one of the hparams
     "weight_decay_mask": (),  # pairs: a pattern, whether weight decay acts
+    "seeds": {  # each alone, where not all follow from `seed` (-1), see `seeds`
+        "initialization": -1,
+        "data": -1,  # order of the examples, augmentation on the host
+        "dropout": -1,  # whatever a step draws
+    },
     "record_group_norms": False,  # the gradient's norm by top-level module, at every step
     "notes": "",  # what this run is for; goes into the tables
 }
 CHECKPOINT_KEYS = ("every_steps", "keep_best", "metric", "mode")
 # Enter the compiled step as values, like the hparams, or not at all: they never recompile.
-TRACED = ("hparams", "seed", "max_train_steps", "notes", "initialize_from")
+TRACED = ("hparams", "seed", "seeds", "max_train_steps", "notes", "initialize_from")
 
 # Names of `hparams` that every run has, with the value when a config leaves them out.
 HPARAM_DEFAULTS = {
@@ -206,7 +211,8 @@ def complete(config: ConfigDict) -> ConfigDict:
                 )
             raise unknown("config key", f"checkpoint.{key}", CHECKPOINT_KEYS)
     values = {**OPTIONAL, **config.to_dict()}
-    values["initialize_from"] = _complete_initialize_from(values["initialize_from"])
+    for name in ("initialize_from", "seeds"):
+        values[name] = _complete_part(name, values[name])
     values["hparams"] = {**HPARAM_DEFAULTS, **values["hparams"]}
     result = ConfigDict(values)
     _check_sizes(result)
@@ -217,24 +223,29 @@ def complete(config: ConfigDict) -> ConfigDict:
 def with_optional(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a stored config with the optional keys that it was written too early to have."""
     values = {**to_dict(ConfigDict(OPTIONAL)), **stored}
-    values["initialize_from"] = {**OPTIONAL["initialize_from"], **values["initialize_from"]}
+    for name in ("initialize_from", "seeds"):
+        values[name] = {**OPTIONAL[name], **values[name]}
     return to_dict(
         ConfigDict(values | {"hparams": {**HPARAM_DEFAULTS, **stored.get("hparams", {})}})
     )
 
 
-def _complete_initialize_from(value: Any) -> dict[str, Any]:
-    """Returns `initialize_from` with all of its keys."""
-    defaults = OPTIONAL["initialize_from"]
+def _complete_part(part: str, value: Any) -> dict[str, Any]:
+    """Returns the optional dictionary of this name with all of its keys."""
+    defaults = OPTIONAL[part]
     if not isinstance(value, Mapping):
-        raise UsageError(
-            f"initialize_from must be a dictionary like {{'path': DIR}}, not {value!r}"
-        )
+        example = {"initialize_from": "{'path': DIR}", "seeds": "{'data': 1}"}[part]
+        raise UsageError(f"{part} must be a dictionary like {example}, not {value!r}")
     for key in value:
         if key not in defaults:
-            known = [f"initialize_from.{name}" for name in defaults]
-            raise unknown("config key", f"initialize_from.{key}", known)
+            raise unknown("config key", f"{part}.{key}", [f"{part}.{name}" for name in defaults])
     return {**defaults, **value}
+
+
+def seeds(config: ConfigDict) -> dict[str, int]:
+    """Returns the seeds of `initialization`, `data` and `dropout`."""
+    own = OPTIONAL["seeds"] | dict(config.get("seeds", {}))
+    return {name: config.seed if value < 0 else value for name, value in own.items()}
 
 
 def _check_sizes(config: ConfigDict) -> None:
@@ -266,6 +277,11 @@ def _check_sizes(config: ConfigDict) -> None:
         raise UsageError(f"checkpoint.mode must be 'min' or 'max', not {config.checkpoint.mode!r}")
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise UsageError(f"seed must be a whole number from 0 to 2³² − 1; it is {config.seed!r}")
+    for name, own in config.seeds.items():
+        if not isinstance(own, int) or isinstance(own, bool) or not -1 <= own < 2**32:
+            raise UsageError(
+                f"seeds.{name} must be a whole number up to 2³² − 1, or -1 for `seed`; it is {own!r}"
+            )
 
 
 def _check_hparams(hparams: ConfigDict) -> None:

@@ -66,7 +66,7 @@ def trial_bytes(config: ConfigDict) -> int:
 @functools.cache
 def _provenance_bytes() -> int:
     # The changes that are not committed are in it.
-    return len(json.dumps(provenance.collect([], 0)))
+    return len(json.dumps(provenance.collect([], config_lib.OPTIONAL["seeds"])))
 
 
 def study_bytes(configs: Iterable[ConfigDict], num_workers: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from playbook_jax import parallel, splits, streaming
+from playbook_jax import config as config_lib, parallel, splits, streaming
 from playbook_jax.errors import UsageError, unknown
 from playbook_jax.lazy_tensorflow import import_tensorflow
 from playbook_jax.records import Arrayed, RecordSplit
@@ -67,7 +67,7 @@ def shard_orders(config: ConfigDict, size: int) -> list[ShardOrder]:
     """Returns the order of each of this host's shards of a training set of `size` examples."""
     num_shards = num_shards_of(config)
     return [
-        ShardOrder(config.seed, s, num_shards, size, config.batch_size)
+        ShardOrder(config_lib.seeds(config)["data"], s, num_shards, size, config.batch_size)
         for s in parallel.host_part(num_shards)
     ]
 
@@ -227,7 +227,7 @@ class TfdsSource(_HostSource):
         self._shards = [
             streaming.make_shard(
                 train,
-                config.seed,
+                config_lib.seeds(config)["data"],
                 shard,
                 num_shards,
                 config.batch_size,

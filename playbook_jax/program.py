@@ -50,7 +50,7 @@ class Program:
       columns: the names of the per-step records' columns.
       rules: which parameters are frozen, learn slower, or decay.
       examples: the numbers of the validation examples whose predictions are saved.
-      init: (seed) → the state before step 0, on the devices.
+      init: (seed, dropout_seed) → the state before step 0, on the devices; see `initial_state`.
       run_steps: see `train_step.make_run_steps`.
       settle: (state) → (state, copy, variants), with the batch statistics averaged over the devices.
         The copy can be read while the next step takes over the state's buffers. The variants are
@@ -225,11 +225,19 @@ def _check_metric(config: ConfigDict, metrics: Iterable[str], polyak: bool) -> N
 
 def _on_every_device(
     init: Callable[..., TrainState], on_devices: Callable[..., Callable]
-) -> Callable[[int], TrainState]:
-    """Returns the function (seed) → the same initial state on every device."""
-    mapped = on_devices(lambda seed, _: init(seed=seed), (None, 0))
+) -> Callable[..., TrainState]:
+    """Returns the function (seed, dropout_seed) → the same initial state on every device."""
+    mapped = on_devices(
+        lambda seed, dropout_seed, _: init(seed=seed, dropout_seed=dropout_seed), (None, None, 0)
+    )
     devices = np.zeros(parallel.device_count(), np.int8)
-    return lambda seed: mapped(np.uint32(seed), devices)
+
+    def on_all(seed: int, dropout_seed: int | None = None) -> TrainState:
+        return mapped(
+            np.uint32(seed), np.uint32(seed if dropout_seed is None else dropout_seed), devices
+        )
+
+    return on_all
 
 
 def _settle(state: TrainState) -> tuple[TrainState, TrainState, Variants]:

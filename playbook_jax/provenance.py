@@ -44,13 +44,15 @@ _MAX_DIFF = 1_000_000  # characters; a larger diff is data, not an edit
 
 
 def collect(
-    command: list[str] | None, seed: int, earlier: Mapping[str, Any] = MappingProxyType({})
+    command: list[str] | None,
+    seeds: Mapping[str, int],
+    earlier: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Returns the contents of `provenance.json`.
 
     Args:
       command: what started the run; this process's own command when None.
-      seed: the config's seed, from which initialization, data order and dropout follow.
+      seeds: those of initialization, data and dropout, see `config.seeds`.
       earlier: what the file held before, of which NOTES stay; the rest goes into `earlier_runs`, a
         list in the order of the runs, where it is no longer so.
     """
@@ -71,7 +73,7 @@ def collect(
         # A CPU computes other bits with another number of threads.
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_ENVIRONMENT)},
-        "seeds": {"initialization": seed, "data": seed, "dropout": seed},
+        "seeds": dict(seeds),
     }
     notes = {name: earlier[name] for name in NOTES if name in earlier}
     runs = earlier.get("earlier_runs", [])

@@ -107,7 +107,8 @@ def train(
             progress = progress or (lambda done, total, text: None)
             run = _Run(config, writer, saved, progress, start, profiler)
             earlier = trial.read_json(writer.directory / "provenance.json", {}) | run.origin
-            writer.write("provenance.json", provenance.collect(command, config.seed, earlier))
+            origin = provenance.collect(command, config_lib.seeds(config), earlier)
+            writer.write("provenance.json", origin)
             return run.to_the_end(should_stop)
     except InputError as error:
         return failure.conclude(writer, error)
@@ -184,7 +185,8 @@ class _Run:
         self._source = input_pipeline.make_source(
             config, self._program.workload, self._program.arrays["train"]
         )
-        self._state = self._program.init(config.seed)
+        seeds = config_lib.seeds(config)
+        self._state = self._program.init(seeds["initialization"], seeds["dropout"])
         writer.write("steps.json", {"columns": self._program.columns})
         self.origin: Mapping[str, Any] = {}  # what is to be said of it in the provenance
         self._step = self._stretch_start = self._restore(start)

@@ -63,8 +63,9 @@ def initial_state(
     seed: Any,
     polyak: bool = False,
     rules: ParameterRules = _NO_RULES,
+    dropout_seed: Any = None,
 ) -> TrainState:
-    """Returns the state before step 0, a function of the seed alone (the same on every host).
+    """Returns the state before step 0, a function of the seeds alone (the same on every host).
 
     Args:
       workload: the model.
@@ -72,8 +73,11 @@ def initial_state(
       seed: uint32, may be traced.
       polyak: whether to keep a moving average of the parameters.
       rules: which parameters are frozen.
+      dropout_seed: of what the steps draw, where it is not `seed` too.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
+    if dropout_seed is not None:
+        key = jax.random.split(jax.random.key(dropout_seed))[1]
     variables = workload.init(init_key)
     params = variables["params"]
     # The optimizer's state does not depend on its hyperparameters, so any will do.

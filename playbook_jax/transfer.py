@@ -34,6 +34,7 @@ from ml_collections import ConfigDict
 
 from playbook_jax import (
     checkpoints,
+    config as config_lib,
     optimizers,
     parallel,
     parameter_rules,
@@ -99,7 +100,8 @@ def begin(
       start: what `read` gave; None where it found a checkpoint, which then was none.
     """
     start = start or _read(config)
-    state = parallel.first(program.init(config.seed))
+    seeds = config_lib.seeds(config)
+    state = parallel.first(program.init(seeds["initialization"], seeds["dropout"]))
     merged = {
         name: _map(lambda path, x, name=name: start.arrays[name].get(path, x), getattr(state, name))
         for name in COLLECTIONS

@@ -31,7 +31,10 @@ flags.DEFINE_string(
 flags.DEFINE_string("workdir", None, "Where the replicates go: made if missing, continued if not.")
 flags.DEFINE_integer("replicates", 10, "How many runs of each side.")
 flags.DEFINE_string(
-    "vary", "seed", "What differs between them: seed, or nothing (arithmetic alone)."
+    "vary",
+    "seed",
+    "What differs between them: seed (all that is drawn), initialization, data or dropout alone, or "
+    "nothing (arithmetic alone).",
 )
 flags.DEFINE_float(
     "worth",

@@ -408,3 +408,9 @@ def test_the_analysis_imports_neither_jax_nor_pandas_nor_scipy():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_replicates_in_which_one_seed_varies_say_so():
+    both = comparison([1, 1.1, 1.2], [2, 2.1, 2.2], vary="data")
+    notes = adoption_report.caveats(both, adoption.decide(both))
+    assert "Only the seed of data varied: the full trial variance is larger." in notes

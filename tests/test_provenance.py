@@ -7,6 +7,8 @@ import pytest
 from playbook_jax import provenance, train, trial
 from tests import small
 
+SEEDS = {"initialization": 0, "data": 0, "dropout": 0}
+
 
 @pytest.mark.playbook("every-number-can-be-traced")
 def test_what_is_needed_to_make_a_result_again(tmp_path, monkeypatch):
@@ -33,18 +35,18 @@ def test_what_is_needed_to_make_a_result_again(tmp_path, monkeypatch):
 @pytest.mark.playbook("every-number-can-be-traced")
 def test_a_run_that_goes_on_with_other_code_says_how_it_began(monkeypatch):
     monkeypatch.setattr(provenance, "_code", lambda: {"commit": "a", "dirty": True, "diff": "-x"})
-    first = provenance.collect(["train"], 0, {"initialized_from": "there"})
+    first = provenance.collect(["train"], SEEDS, {"initialized_from": "there"})
     assert first["initialized_from"] == "there"
     assert first["earlier_runs"] == []
     monkeypatch.setattr(provenance, "_code", lambda: {"commit": "b", "dirty": False, "diff": ""})
     looked = first | {"test_evaluations": [1], "started": "2020-01-01T00:00:00+00:00"}
-    second = provenance.collect(["train"], 0, json.loads(json.dumps(looked)))
+    second = provenance.collect(["train"], SEEDS, json.loads(json.dumps(looked)))
     assert second["commit"] == "b"
     assert second["test_evaluations"] == [1]
     assert second["earlier_runs"] == [
         {"started": looked["started"], "commit": "a", "dirty": True, "diff": "-x"}
     ]
-    third = provenance.collect(["train", "--again"], 0, second | {"started": "2021"})
+    third = provenance.collect(["train", "--again"], SEEDS, second | {"started": "2021"})
     # What is the same is not told again.
     assert third["earlier_runs"][0] == second["earlier_runs"][0]
     assert third["earlier_runs"][1] == {"command": ["train"], "started": "2021"}

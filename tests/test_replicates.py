@@ -296,3 +296,24 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, study, 
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.playbook("trial-variance")
+@pytest.mark.parametrize("vary", ["initialization", "data", "dropout"])
+def test_one_seed_varies_alone(tmp_path, vary):
+    study = write_study(tmp_path / "study", [0.1], seed=7)
+    replicates.prepare(plan(study, vary=vary), tmp_path / "out")
+    made = specification.load(tmp_path / "out" / "candidate_study.py")
+    configs = [
+        specification.trial_config(made.base_config, i, point, made.vary_seed)
+        for i, point in enumerate(made.points)
+    ]
+    # From its own, which follows from `seed`; the others stay.
+    own = dict.fromkeys(("initialization", "data", "dropout"), 7)
+    assert [config_lib.seeds(config) for config in configs] == [
+        own | {vary: seed} for seed in (8, 9, 10)
+    ]
+    with pytest.raises(UsageError, match=f"out holds replicates with --vary={vary}"):
+        replicates.prepare(plan(study), tmp_path / "out")
+    with pytest.raises(UsageError, match=f"has replicates with --vary={vary}, not seed"):
+        plan(study, baseline=tmp_path / "out")

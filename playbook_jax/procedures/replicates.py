@@ -34,7 +34,13 @@ BEST = "best"
 _SEEDS = 2**32
 _ANY_SEED = {"scale": "linear", "low": 0, "high": _SEEDS - 1, "type": "int"}
 # What may differ between replicates: the config's key, by the name on the command line.
-VARIED = {SEED: "seed", NOTHING: "notes"}
+VARIED = {
+    SEED: "seed",
+    "initialization": "seeds.initialization",
+    "data": "seeds.data",
+    "dropout": "seeds.dropout",
+    NOTHING: "notes",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +292,9 @@ def points(asked: Plan, name: str) -> list[dict[str, Any]]:
     config, key = asked.sides[name].config, VARIED[asked.vary]
     if asked.vary == NOTHING:
         return [{key: f"same-seed repeat {i}"} for i in range(1, asked.count + 1)]
-    return [{key: (config["seed"] + i) % _SEEDS} for i in range(1, asked.count + 1)]
+    own = config_lib.flatten(config)[key]
+    own = config["seed"] if own < 0 else own  # of a seed that follows from `seed`
+    return [{key: (own + i) % _SEEDS} for i in range(1, asked.count + 1)]
 
 
 def study_source(asked: Plan, name: str, config_path: Path) -> str:

@@ -28,7 +28,8 @@ _OPTIMIZER = {"learning_rate", "warmup_steps", "end_factor", *itertools.chain(*U
 _REGULARIZATION = ("weight_decay", "dropout_rate", "label_smoothing")
 # What the playbook tunes of Adam with how many trials; its "substantially more than 25" is taken as twice.
 _ADAM_BUDGETS = {"beta1": 10, "epsilon": 25, "beta2": 50}
-_REPLICATES = {"seed", "notes"}  # all that varies between runs of one configuration
+# All that varies between runs of one configuration.
+_REPLICATES = {"seed", "notes", *(f"seeds.{name}" for name in config_lib.OPTIONAL["seeds"])}
 _FEW_TRIALS = 20
 _WIDE = 100  # ratio of the bounds from which a linear scale is doubtful
 _MANY_DIMENSIONS = 12
