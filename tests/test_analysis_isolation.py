@@ -7,7 +7,7 @@ import synthetic_study as synthetic
 from html_page import Page
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import fairness, isolation, report, study as study_lib
+from playbook_jax.analysis import fairness, groups, isolation, report, study as study_lib
 from playbook_jax.analysis.figures import isolation as figure
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, isolation as finding
 from playbook_jax.analysis.proposals import ADD, EXTEND, Proposal
@@ -281,7 +281,7 @@ def group(path, truths):
     return [path / name for name in names]
 
 
-@PLAYBOOK
+@pytest.mark.playbook("isolation-plot", "best-trials-are-compared")
 def test_a_group_is_compared_in_the_report_of_each_of_its_studies(tmp_path):
     bowl = synthetic.bowl({RATE: 0.5, DECAY: 0.5})
     paths = group(tmp_path, [synthetic.Truth(bowl), synthetic.Truth(lambda u: 1.5 + bowl(u))])
@@ -306,6 +306,8 @@ def test_a_group_is_compared_in_the_report_of_each_of_its_studies(tmp_path):
         read.check()
         labels = read.all("text", "label", within=f"isolation-{NORM}")
         assert [e.text for e in labels] == [str(t.number) for t in bests]
+        # Only marks of this study's own trials are lit with them.
+        assert [e.trial < groups.SPAN for e in labels] == [path is p for p in paths]
 
 
 def test_a_group_of_which_a_study_is_gone_is_no_group(tmp_path):

@@ -16,7 +16,9 @@ from playbook_jax.errors import UsageError
 from playbook_jax.studies.arms import label
 
 FILE_NAME = "group.json"
-SPAN = 1_000_000  # trial 7 of the third study has the number 2,000,007
+# Trials of the study itself keep their numbers, by which the page lights them up; trial 7 of the third study
+# has the number 3,000,007.
+SPAN = 1_000_000
 
 
 def whole(study: Study) -> Study | None:
@@ -60,7 +62,8 @@ def whole(study: Study) -> Study | None:
             for h in member.hyperparameters
             if h.name not in shared
         ]
-        trials += [_renamed(t, index, values, shared, suffix) for t in member.trials]
+        offset = 0 if member is study else (index + 1) * SPAN
+        trials += [_renamed(t, offset, values, shared, suffix) for t in member.trials]
     return dataclasses.replace(
         study,
         specification=study.specification
@@ -71,12 +74,10 @@ def whole(study: Study) -> Study | None:
 
 
 def _renamed(
-    trial: Trial, index: int, values: Mapping[str, Any], shared: set[str], suffix: str
+    trial: Trial, offset: int, values: Mapping[str, Any], shared: set[str], suffix: str
 ) -> Trial:
     own = {n if n in shared else n + suffix: value for n, value in trial.parameters.items()}
-    return dataclasses.replace(
-        trial, number=index * SPAN + trial.number, parameters={**values, **own}
-    )
+    return dataclasses.replace(trial, number=offset + trial.number, parameters={**values, **own})
 
 
 def number(trial: Trial) -> int:
