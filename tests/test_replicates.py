@@ -137,6 +137,23 @@ def test_seeds_go_around_at_the_largest(tmp_path):
     assert seeds == [2**32 - 1, 0, 1]
 
 
+def test_seeds_of_their_own_vary_too_where_all_seeds_vary(tmp_path):
+    study = write_study(tmp_path / "study", [0.1])
+    path = study / "trials" / "000" / "config.json"
+    config = trial_lib.read_json(path)
+    config["seeds"]["data"] = 5
+    trial_lib.write_json(path, config)
+    replicates.prepare(plan(study), tmp_path / "out")
+    made = specification.load(tmp_path / "out" / "candidate_study.py")
+    config = specification.trial_config(made.base_config, 1, made.points[1], made.vary_seed)
+    assert set(config_lib.seeds(config).values()) == {2}
+    # Where another one varies alone, it stays.
+    replicates.prepare(plan(study, vary="dropout"), tmp_path / "alone")
+    made = specification.load(tmp_path / "alone" / "candidate_study.py")
+    config = specification.trial_config(made.base_config, 1, made.points[1], made.vary_seed)
+    assert config_lib.seeds(config) == {"initialization": 0, "data": 5, "dropout": 2}
+
+
 def test_a_source_with_quotes_makes_a_study_config_all_the_same(tmp_path):
     study = write_study(tmp_path / 's"""\\"t', [0.1])
     replicates.prepare(plan(study), tmp_path / "out")

@@ -218,7 +218,7 @@ def prepare(asked: Plan, workdir: str | Path) -> None:
         for name, side in asked.sides.items():
             if side.replicates is None:
                 path = directory / f"{name}_config.json"
-                trial_lib.write_json(path, values[name]["config"])
+                trial_lib.write_json(path, base_config(values[name]["config"], asked.vary))
                 source = study_source(asked, name, path.resolve())
                 trial_lib.write_text(directory / f"{name}_study.py", source)
         trial_lib.write_json(directory / FILE_NAME, values)
@@ -285,6 +285,12 @@ def validation_examples(config: Mapping[str, Any], metric: str) -> int | None:
     config = config_lib.from_dict(config)
     source = input_pipeline.source_class(config.dataset.source)
     return splits.size(source.read(workload.find(config.workload)(config))["validation"])
+
+
+def base_config(config: Mapping[str, Any], vary: str) -> dict[str, Any]:
+    """Returns what the replicates start from: where all seeds vary, none has a value of its own."""
+    freed = {"seeds": config_lib.OPTIONAL["seeds"]} if vary == SEED else {}
+    return {**config, **freed}
 
 
 def points(asked: Plan, name: str) -> list[dict[str, Any]]:
