@@ -366,6 +366,19 @@ def test_periodic_metrics(period):
     assert "splits do not overlap" in finding.action
 
 
+def test_bends_do_not_hide_a_period():
+    found = 0
+    for seed in range(10):
+        random, i = rng(seed), np.arange(N)
+        wave = 0.003 * np.sin(2 * np.pi * i / random.uniform(2.5, 8))
+        rows = []
+        for _ in range(8):
+            bend = np.abs(i - random.uniform(12, 36)) * random.uniform(-0.001, 0.001)
+            rows.append(made.trial(random, made.falling(random, 0.15) + wave + bend))
+        found += periodicity.check(made.study(rows))[0].verdict == ACT
+    assert found >= 8  # of 100 seeds 95; without the comparison with frequencies beside, 47
+
+
 def test_not_periodic():
     assert periodicity.check(waves(0))[0].verdict == FINE
     assert periodicity.check(waves(0.006, length=20))[0].verdict == CANNOT_TELL
