@@ -22,6 +22,7 @@ from playbook_jax.analysis import (
 )
 from playbook_jax.analysis.findings import (
     ACT,
+    FINE,
     LOOK,
     Finding,
     best_step,
@@ -114,6 +115,7 @@ def test_the_finding_that_presses_more_has_its_way(plain):
         (Proposal(LEAVE_OUT, OPTIMIZER, ("sgd",)), "the study asks about it"),
         (Proposal(SET, OPTIMIZER, "adam"), "the study asks about it"),
         (Proposal(NARROW, RATE, 20.0, "low"), "low must be below high"),
+        (Proposal(NARROW, RATE, (5.0, 2.0)), "low must be below high"),
         (Proposal(EXTEND, MOMENTUM, 1.0, "high"), "high must be below 1"),
         (Proposal(EXTEND, DECAY, 1.0, "high"), "it does not vary"),
         (Proposal(ADD, RATE, synthetic.LEARNING_RATE), "it varies already"),
@@ -161,6 +163,8 @@ def test_lists_and_grids_end_where_the_space_changes(plain):
 
 
 def test_what_is_not_sure_is_shown_and_not_made(plain, tmp_path):
+    both = finding(LOOK, Proposal(NARROW, RATE, (0.1, 1.0)))
+    assert changed(plain, both)[0][RATE] == {**SPACES[RATE], "low": 0.1, "high": 1.0}
     perhaps = finding(LOOK, Proposal(EXTEND, RATE, 20.0, "high", sure=False))
     made = draft(plain, [perhaps])
     assert made.changes == []
@@ -169,6 +173,13 @@ def test_what_is_not_sure_is_shown_and_not_made(plain, tmp_path):
     (line,) = [line for line in text.splitlines() if '"high": 20.0' in line]
     assert line.lstrip().startswith('# "hparams.learning_rate": ')
     assert '\n        "hparams.learning_rate": {"scale": "log", "low": 0.001, "high": 10.0' in text
+
+
+def test_what_is_decided_is_not_shown_as_a_perhaps(plain):
+    perhaps = finding(FINE, Proposal(NARROW, RATE, (0.1, 1.0), sure=False))
+    keep = finding(ACT, Proposal(KEEP, RATE, None, "high"))
+    assert [c.proposal.name for c in draft(plain, [perhaps]).optional] == [RATE]
+    assert draft(plain, [perhaps, keep]).optional == []
 
 
 def test_a_setting_that_is_not_sure_is_shown_among_the_fixed_ones(plain):

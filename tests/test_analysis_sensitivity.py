@@ -7,7 +7,7 @@ from html_page import Page
 from playbook_jax.analysis import report, sensitivity, study as study_lib
 from playbook_jax.analysis.figures import sensitivity as figure
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, sensitivity as finding
-from playbook_jax.analysis.proposals import SET
+from playbook_jax.analysis.proposals import NARROW, SET
 from playbook_jax.studies import samplers, search_space
 
 NAMES = list(synthetic.FOUR)
@@ -83,21 +83,26 @@ def test_shares_quality_and_chances_are_those_of_a_fit_by_hand():
 
 @PLAYBOOK
 def test_one_that_dominates_and_three_that_do_nothing():
-    study = simulated(lambda u: 12 * (u[0] - 0.3) ** 2, 40)
+    study = simulated(lambda u: 16 * (u[0] - 0.5) ** 2, 40)
     found, whole = effects(study)
     assert whole.told
     assert next(iter(found)) == RATE
     assert found[RATE].matters
     assert found[RATE].share > 0.5
-    assert found[RATE].best == pytest.approx(0.3, abs=0.08)
+    assert found[RATE].best == pytest.approx(0.5, abs=0.05)
     assert [found[name].matters for name in (MOMENTUM, DECAY, CLIP)] == [False] * 3
     (told,) = finding.check(study)
     assert told.verdict == FINE
     assert told.answer.startswith("learning_rate matters; ")
     could = [name for name in (MOMENTUM, DECAY, CLIP) if found[name].noise]
     assert could
-    assert {p.name for p in told.proposals} == set(could)
-    for proposal in told.proposals:
+    narrowed, *fixed = told.proposals
+    # To within a tenth of its range, 0.5², a parabola is good for √0.1 / 2 to both sides, and a tenth more.
+    low, high = (synthetic.unit(synthetic.LEARNING_RATE, v) for v in narrowed.value)
+    assert (narrowed.kind, narrowed.name, narrowed.sure) == (NARROW, RATE, False)
+    assert (low, high) == pytest.approx((0.24, 0.76), abs=0.06)
+    assert {p.name for p in fixed} == set(could)
+    for proposal in fixed:
         assert (proposal.kind, proposal.sure) == (SET, False)
         assert proposal.value == pytest.approx(study.best.parameters[proposal.name], rel=0.01)
 

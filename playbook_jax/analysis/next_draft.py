@@ -97,8 +97,8 @@ def draft(study: Study, found: list[Finding]) -> Draft:
         for proposal in finding.proposals:
             _consider(made, study, finding, proposal)
     made.left = [f for f in pressing if not f.proposals]
-    changed = {change.proposal.name for change in made.changes}
-    made.optional = [c for c in made.optional if c.proposal.name not in changed]
+    decided = {name for name, _ in made.taken}
+    made.optional = [c for c in made.optional if c.proposal.name not in decided]
     _settle_algorithm(made)
     _settle_trials(made)
     return made
@@ -158,7 +158,10 @@ def _after(made: Draft, proposal: Proposal) -> tuple[str, Any]:
         return role, _parsed(name, {**space, "values": kept})
     if proposal.kind == KEEP:
         return role, space
-    return role, _parsed(name, {**space, proposal.side: proposal.value})
+    bounds = {proposal.side: proposal.value}
+    if not proposal.side:
+        bounds = dict(zip(("low", "high"), proposal.value, strict=True))
+    return role, _parsed(name, {**space, **bounds})
 
 
 def _fixed(made: Draft, name: str, value: Any) -> Any:
@@ -186,8 +189,11 @@ def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
     label, role = proposal.name.removeprefix("hparams."), made.role(proposal.name)
     was = made.roles.get(role, {}).get(proposal.name, {})
     if proposal.kind in (EXTEND, NARROW):
+        if not proposal.side:
+            low, high = map(numerals.value, proposal.value)
+            return f"Narrow {label} to {low} to {high} (was {_text(was, 'low')} to {_text(was, 'high')})"
         verb = "Widen" if proposal.kind == EXTEND else "Narrow"
-        value, old = numerals.value(proposal.value), numerals.value(was.get(proposal.side))
+        value, old = numerals.value(proposal.value), _text(was, proposal.side)
         return f"{verb} {label}: its {proposal.side} bound becomes {value} (was {old})"
     if proposal.kind == LEAVE_OUT:
         return f"Leave out {label} {numerals.join([numerals.value(v) for v in proposal.value])}"
@@ -200,6 +206,10 @@ def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
         old = "it varied" if was else f"was {numerals.value(before)}"
         return f"Set {label} to {value} ({old})"
     return f"Keep the {proposal.side} bound of {label}"
+
+
+def _text(space: dict[str, Any], side: str) -> str:
+    return numerals.value(space.get(side))
 
 
 def _settle_trials(made: Draft) -> None:

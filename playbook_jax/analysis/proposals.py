@@ -23,8 +23,8 @@ class Proposal:
       kind: one of KINDS.
       name: the hyperparameter's name in the study ("hparams.learning_rate"), or for SET any path of the
         training config.
-      value: the new bound; the values to be left out, a tuple; the search space of what is added, as a
-        study config has it; the value that is set. None for KEEP.
+      value: the new bound, or both where no side is told; the values to be left out, a tuple; the search
+        space of what is added, as a study config has it; the value that is set. None for KEEP.
       side: of the bound, "low" or "high"; empty for what has none.
       sure: whether to make the change without asking. What is not sure is only shown.
     """

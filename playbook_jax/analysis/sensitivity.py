@@ -31,6 +31,9 @@ FREEDOM = 6
 CHANCE = 0.04
 # And what is within noise: it does not stand out at all, and without it unseen trials are predicted no worse.
 NOISE_CHANCE = 0.2
+# A part of an axis is good where the fit is within a tenth of what it varies from its lowest, and a tenth
+# of the axis more on both sides: the fit is no better known than that.
+GOOD, MARGIN = 0.1, 0.1
 _DEPENDENT = 1e-10  # eigenvalues, of the largest, below which a column adds nothing to the others
 MOST_PAIRS = 3  # products in the model: more are seldom told apart by the trials of a study
 
@@ -45,7 +48,9 @@ class Effect:
       chance: how probable it is that noise explains as much.
       matters: whether it does, by CHANCE.
       noise: whether it is within noise.
-      best: where on its axis the fit is best, from 0 to 1; None for names and pairs.
+      best: where on its axis the fit is best, from 0 to 1; None for names and pairs, and where that
+        depends on another one.
+      good: the part of the axis around it in which the fit is not much worse; likewise.
     """
 
     hyperparameters: tuple[Hyperparameter, ...]
@@ -54,6 +59,7 @@ class Effect:
     matters: bool
     noise: bool = False
     best: float | None = None
+    good: tuple[float, float] | None = None
 
     @property
     def label(self) -> str:
@@ -232,8 +238,8 @@ def _effect(
     matters = odds <= CHANCE / 2 / number or in_pair
     noise = not matters and odds > NOISE_CHANCE and without.left_out <= whole.left_out
     weights = whole.weights[list(columns).index(h.name)]
-    best = _best(weights, places) if h.ordered and not in_pair else None
-    return Effect((h,), share, odds, matters, noise, best)
+    best, good = _best(weights, places) if h.ordered and not in_pair else (None, None)
+    return Effect((h,), share, odds, matters, noise, best, good)
 
 
 def _pair(
@@ -259,10 +265,13 @@ def _lost(whole: _Fit, kept: list[np.ndarray]) -> tuple[float, float, _Fit]:
     return share, chance(lost / degrees / whole.noise, degrees, whole.freedom), without
 
 
-def _best(weights: np.ndarray, tried: np.ndarray) -> float:
-    """Returns where a parabola is lowest, between the places that were tried."""
+def _best(weights: np.ndarray, tried: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Returns where a parabola is lowest, between the places that were tried, and the good part around."""
     places = np.linspace(np.nanmin(tried), np.nanmax(tried), 101)
-    return float(places[np.argmin(crowding.parabola(places) @ weights)])
+    curve = crowding.parabola(places) @ weights
+    good = places[curve <= curve.min() + GOOD * np.ptp(curve)]
+    ends = max(0.0, float(good[0]) - MARGIN), min(1.0, float(good[-1]) + MARGIN)
+    return float(places[np.argmin(curve)]), ends
 
 
 def chance(f: float, degrees: int, freedom: int) -> float:

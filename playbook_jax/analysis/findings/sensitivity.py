@@ -10,13 +10,15 @@ from typing import Any
 
 from playbook_jax.analysis import numerals, sensitivity
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, Finding
-from playbook_jax.analysis.proposals import SET, Proposal
+from playbook_jax.analysis.hyperparameters import SIDES
+from playbook_jax.analysis.proposals import NARROW, SET, Proposal
 from playbook_jax.analysis.sensitivity import Effect, Sensitivity
 from playbook_jax.analysis.study import Study
 from playbook_jax.studies.search_space import Range
 
 ORDER = 95  # an insight beyond the checklist, before the study's own question
 
+MOST_KEPT = 0.6  # of an axis that is worth narrowing
 SHOWN = 8  # hyperparameters that are described
 
 QUESTION = "Which hyperparameters matter?"
@@ -115,6 +117,10 @@ def _describe(study: Study, effect: Effect) -> str:
     best = ""
     if effect.best is not None and isinstance(h.space, Range):
         best = f"; best about {numerals.number(h.value(effect.best), 2)}"
+        bounds = _narrowed(effect)
+        if bounds:
+            low, high = map(numerals.value, bounds)
+            best += f", so that {low} to {high} would be space enough"
     return f"{share}, {by_chance}{best}."
 
 
@@ -128,13 +134,31 @@ def _describe_pair(pair: Effect) -> str:
 
 def _proposals(study: Study, found: Sensitivity) -> tuple[Proposal, ...]:
     """Returns what could be fixed; whether it should be is for the reader to say."""
-    could = [e.hyperparameters[0] for e in found.effects if e.noise]
-    best = study.best.parameters
-    return tuple(
-        Proposal(SET, h.name, _rounded(best[h.name]), sure=False)
-        for h in could
-        if h.role == "nuisance" and h.name in best
-    )
+    best, proposals = study.best.parameters, []
+    for effect in found.effects:
+        (h,) = effect.hyperparameters
+        if h.role != "nuisance":
+            continue
+        if effect.noise and h.name in best:
+            proposals.append(Proposal(SET, h.name, _rounded(best[h.name]), sure=False))
+        elif (bounds := _narrowed(effect)) is not None:
+            proposals.append(Proposal(NARROW, h.name, bounds, sure=False))
+    return tuple(proposals)
+
+
+def _narrowed(effect: Effect) -> tuple[float | int, float | int] | None:
+    """Returns bounds around the good part of a range that matters, where that leaves out a good deal."""
+    (h,) = effect.hyperparameters
+    if not effect.matters or effect.good is None or not isinstance(h.space, Range):
+        return None
+    low, high = effect.good
+    if high - low > MOST_KEPT:
+        return None
+    bounds = [
+        h.bound(side) if place in (0.0, 1.0) else _rounded(h.value(place))
+        for side, place in zip(SIDES, effect.good, strict=True)
+    ]
+    return (bounds[0], bounds[1]) if bounds[0] < bounds[1] else None
 
 
 def _rounded(value: Any) -> Any:
