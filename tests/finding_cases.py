@@ -24,6 +24,7 @@ from playbook_jax.analysis.findings import (
     late_variance,
     overfitting,
     periodicity,
+    sensitivity,
     training_fit,
     training_loss,
 )
@@ -102,6 +103,14 @@ def scientific(rng, trials, there):
     return synthetic.made(rows, spaces=spaces, scientific=(SCIENTIFIC,))
 
 
+def one_matters(rng, trials, there):
+    """Over the learning rate's axis the objective changes by three times the noise; or nothing matters."""
+    units = sampled(rng, trials, synthetic.FOUR)
+    costs = 3 * units[:, 0] * there + rng.normal(size=trials)
+    rows = [{"at": at, "objective": float(c)} for at, c in zip(units, costs, strict=True)]
+    return synthetic.made(rows, spaces=synthetic.FOUR, metric="validation/loss")
+
+
 ACT_ONLY = ("act",)  # where a LOOK is meant to come more often than one study in twenty
 
 CASES = (
@@ -123,6 +132,7 @@ CASES = (
     Case("late variance", late_variance.check, made.late_variance),
     Case("periodic metrics", periodicity.check, made.periodic),
     Case("input-bound", input_bound.check, made.waiting),
+    Case("a hyperparameter matters", sensitivity.check, one_matters, VERDICTS, " matter"),
     Case("a scientific value beats", isolation.check, scientific, VERDICTS, " beats "),
 )
 
