@@ -58,10 +58,14 @@ def check(study: Study) -> list[Finding]:
         )
         return [_finding(CANNOT_TELL, text)]
     improving = [e for e in ends if e.improving]
-    told = [f"{numerals.metric(study.metric, e.fallen)} in trial {e.trial}" for e in ends[:4]]
+    told = [
+        f"{numerals.metric(study.metric, abs(e.fallen))} {'better' if e.fallen >= 0 else 'worse'} in trial "
+        f"{e.trial}"
+        for e in ends[:4]
+    ]
     evidence = [
-        f"From the fourth fifth of the run to the last one, the {numerals.metric_label(study.metric)} "
-        f"improved by {numerals.join(told)}."
+        f"In the last fifth of the run the {numerals.metric_label(study.metric)} is, against the fifth "
+        f"before: {numerals.join(told)}."
     ]
     trials = tuple(e.trial for e in ends)
     if len(improving) >= MOST * len(ends):

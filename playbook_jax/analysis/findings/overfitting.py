@@ -49,14 +49,21 @@ class Rise:
       risen: by how much it ends above its lowest place.
       chance: the probability that scatter alone makes it seem so.
       step: where it was lowest.
-      relevant: whether it rises far enough, while training does not get worse.
+      far: whether it rises far enough to matter.
+      training: whether training gets worse as well: then it is not overfitting.
     """
 
     trial: int
     risen: float
     chance: float
     step: int
-    relevant: bool
+    far: bool
+    training: bool
+
+    @property
+    def relevant(self) -> bool:
+        """Whether it may be problematic overfitting."""
+        return self.far and not self.training
 
 
 def check(study: Study) -> list[Finding]:
@@ -79,12 +86,18 @@ def check(study: Study) -> list[Finding]:
         return [_among_the_best(study, overfit, best, suspects)]
     if suspects and _tail(len(suspects), len(others)) <= CHANCE:
         return [_among_others(study, best, suspects, len(others))]
-    text = "The validation error does not rise again"
+    shaken = [r.trial for r in best if r.training and r.chance <= CHANCE / len(best)]
+    text = "The validation error does not rise again by more than its scatter."
+    if shaken:
+        text = (
+            f"The validation error rises again in {numerals.trials(shaken)}, but training gets worse as "
+            "well: that is not overfitting."
+        )
     return [
         _finding(
             study,
             FINE,
-            f"{text} by more than its scatter, in the trials that are compared or in the others.",
+            text,
             (_told(study, best),),
             trials=tuple(r.trial for r in best),
         )
@@ -98,9 +111,9 @@ def measure(study: Study, trial: Trial) -> Rise | None:
         return None
     risen, chance, lowest = curve_shapes.rise(curve.values)
     step = curve.steps[lowest]
-    relevant = risen > SMALLEST * abs(float(curve.values.min()))
-    relevant = relevant and not _training_rises(study, trial, float(step))
-    return Rise(trial.number, risen, chance, int(step), relevant)
+    far = risen > SMALLEST * abs(float(curve.values.min()))
+    training = far and _training_rises(study, trial, float(step))
+    return Rise(trial.number, risen, chance, int(step), far, training)
 
 
 def _training_rises(study: Study, trial: Trial, step: float) -> bool:
