@@ -473,6 +473,32 @@ def test_what_cannot_be_launched_is_not_written(tmp_path, capsys):
     assert not list((tmp_path / "s").glob("next_study*"))
 
 
+@pytest.mark.parametrize(
+    "key", ["seed", "num_trials", "fixed_reasons", "base_config_path", "algorithm"]
+)
+def test_a_specification_of_foreign_hands_stops_no_report(tmp_path, key):
+    directory = real(tmp_path / "s", EDGE, num_trials=3)
+    stored = trial_lib.read_json(directory / "study.json")
+    stored["specification"][key] = "?"
+    trial_lib.write_json(directory / "study.json", stored)
+    study = study_lib.load(directory)
+    path = next_study.write(study, [finding(ACT, Proposal(EXTEND, RATE, 20.0, "high"))])
+    assert (path is None) == (key == "algorithm")  # there is no such algorithm
+    assert (directory / "next_study.py").exists() == (path is not None)
+
+
+def test_a_study_that_still_runs_may_have_a_next_one(tmp_path):
+    spaces = {k: synthetic.FOUR[k] for k in (RATE, MOMENTUM, DECAY)}
+    synthetic.write(tmp_path / "s", EDGE, spaces=spaces, num_trials=50, started=40)
+    _, told = report.conclude(tmp_path / "s")
+    assert told.splitlines()[-1].startswith("Next study: ")
+    text = (tmp_path / "s" / "next_study.py").read_text()
+    assert "after 40 of\n50 trials" in text or "after 40 of 50 trials" in text
+    study = study_lib.load(tmp_path / "s")
+    purposes = [c.purpose.split()[0] for c in commands.commands(study, [])]
+    assert purposes[:3] == ["Continue", "Train", "Launch"]
+
+
 def test_studies_are_numbered():
     names = ["digits", "digits_2", "digits_9", "resnet_50", "/tmp/s_3"]
     assert [commands.successor(name) for name in names] == [

@@ -88,8 +88,8 @@ def draft(study: Study, found: list[Finding]) -> Draft:
         roles={role: dict(spec.get(role) or {}) for role in ROLES},
         fixed=dict(spec.get("fixed") or {}),
         algorithm=str(spec.get("algorithm", "halton")),
-        num_trials=spec.get("num_trials"),
-        seed=int(spec.get("seed") or 0) + 1,
+        num_trials=_whole(spec.get("num_trials")) or len(study.trials) or 1,
+        seed=(_whole(spec.get("seed")) or 0) + 1,
     )
     pressing = [f for f in to_do(found) if f.verdict in (ACT, LOOK)]
     others = [f for f in found if f not in pressing]
@@ -102,6 +102,10 @@ def draft(study: Study, found: list[Finding]) -> Draft:
     _settle_algorithm(made)
     _settle_trials(made)
     return made
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _consider(made: Draft, study: Study, finding: Finding, proposal: Proposal) -> None:

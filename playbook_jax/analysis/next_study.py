@@ -200,7 +200,8 @@ def _roles(study: Study, made: Draft) -> list[str]:
     shown = {c.proposal.name for c in made.optional if c.role == "fixed"}
     shown -= {name for entries in made.roles.values() for name in entries}
     if made.fixed or shown:
-        reasons = study.specification.get("fixed_reasons") or {}
+        reasons = study.specification.get("fixed_reasons")
+        reasons = reasons if isinstance(reasons, Mapping) else {}
         lines += ["", "    config.fixed = {"]
         for name in [*made.fixed, *sorted(shown - made.fixed.keys())]:
             value = made.fixed.get(name)
