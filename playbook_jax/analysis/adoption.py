@@ -247,7 +247,7 @@ def decide(comparison: Comparison) -> Decision:
     if comparison.vary == NOTHING:
         return Decision(CANNOT_TELL, "replicates with the same seed measure arithmetic only")
     if baseline is None:
-        return Decision(CANNOT_TELL, "there is no baseline to compare with")
+        return Decision(CANNOT_TELL, "there is no baseline to compare with (--baseline)")
     unstable = _unstable(candidate, baseline)
     if min(len(candidate.objectives), len(baseline.objectives)) < 2:
         if unstable:
@@ -286,11 +286,12 @@ def _difference(comparison: Comparison) -> tuple[Difference, bool]:
     test = statistics.PermutationTest(a, b)
     worth = comparison.worth
     if worth is None:
-        worth = math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / 2)
+        deviations = [statistics.spread(costs).sd for costs in (a, b)]
+        worth = math.hypot(*deviations) / math.sqrt(2)
     low, high = (end if math.isfinite(end) else None for end in test.interval())
     no_better, no_worse = test.p_values()
     difference = Difference(
-        mean=float(b.mean() - a.mean()),
+        mean=statistics.mean(b) - statistics.mean(a),
         interval=(low, high),
         median=float(np.median(b) - np.median(a)),
         median_interval=statistics.median_interval(a, b),

@@ -81,7 +81,7 @@ def numbers(of: Side, comparison: Comparison) -> dict[str, Any]:
     return {
         "source": of.source,
         "objectives": values,
-        "mean": float(np.mean(values)) if len(values) else None,
+        "mean": statistics.mean(values) if len(values) else None,
         "median": float(np.median(values)) if len(values) else None,
         "sd": spread and spread.sd,
         "sd_interval": spread and [spread.low, spread.high],
@@ -118,7 +118,7 @@ def luck(side: Side, comparison: Comparison) -> dict[str, Any] | None:
         "trial": chosen.trial,
         "study_objective": chosen.objective,
         "study_trials": len(costs),
-        "luck": float(sign * (np.mean(fresh) - chosen.objective)) if len(fresh) else None,
+        "luck": sign * (statistics.mean(fresh) - chosen.objective) if len(fresh) else None,
         "luck_if_alike": spread and spread.sd * statistics.luck(len(costs)),
         "study_interval": ends,
     }

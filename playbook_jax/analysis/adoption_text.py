@@ -99,8 +99,11 @@ def _luck(name: str, side: Side, comparison: Comparison) -> str:
     line = f"The {name} had {value(found['study_objective'])} in its study"
     if side.chosen.objective == _best(side, comparison):
         line += f", the best of {found['study_trials']}"
-    gone = adoption_report.points(comparison, abs(found["luck"]))
-    line += f": {gone} {'better' if found['luck'] > 0 else 'worse'} than fresh runs are on average"
+    if abs(found["luck"]) < 1e-9 * max(abs(found["study_objective"]), 1e-9):
+        line += ", as fresh runs have on average"
+    else:
+        gone = adoption_report.points(comparison, abs(found["luck"]))
+        line += f": {gone} {'better' if found['luck'] > 0 else 'worse'} than fresh runs on average"
     if found["luck"] > 0 and found["luck_if_alike"]:
         alike = adoption_report.points(comparison, found["luck_if_alike"])
         line += f" (of trials that are all alike, the best would be {alike} better)"

@@ -40,12 +40,17 @@ class Spread:
     high: float
 
 
+def mean(values: np.ndarray) -> float:
+    """Returns the mean, without rounding where all values are the same: then they have no scatter."""
+    return float(values[0] if np.ptp(values) == 0 else np.mean(values))
+
+
 def spread(values: np.ndarray) -> Spread | None:
     """Returns the standard deviation of replicates with its interval, or None of fewer than two."""
     n = len(values)
     if n < 2:
         return None
-    sd = float(np.std(values, ddof=1))
+    sd = float(np.std(values - mean(values), ddof=1))
     low, high = (math.sqrt((n - 1) / chi_square_quantile(p, n - 1)) for p in (1 - LEVEL, LEVEL))
     return Spread(sd, sd * low, sd * high)
 
@@ -80,20 +85,23 @@ class PermutationTest:
       count: how many deals are gone through, the one that happened included.
     """
 
-    def __init__(self, candidate: np.ndarray, baseline: np.ndarray, most: int = MOST_DEALS) -> None:
+    def __init__(
+        self, candidate: np.ndarray, baseline: np.ndarray, most: int | None = None
+    ) -> None:
         """Deals the results.
 
         Args:
           candidate: its costs, at least two.
           baseline: its costs, at least two.
-          most: how many deals to go through.
+          most: how many deals to go through, MOST_DEALS when None.
         """
         m, n = self._sizes = len(candidate), len(baseline)
-        mine = _deals(m, n, max(100, min(most, _MOST_CELLS // (m + n))))
+        mine = _deals(m, n, max(100, min(most or MOST_DEALS, _MOST_CELLS // (m + n))))
         self.count = len(mine)
-        self._observed = float(np.mean(baseline) - np.mean(candidate))
+        means = mean(candidate), mean(baseline)
+        self._observed = means[1] - means[0]
         # Around its own mean on each side, so that nothing cancels; the means come in with the hypothesis.
-        costs = np.concatenate([candidate - np.mean(candidate), baseline - np.mean(baseline)])
+        costs = np.concatenate([candidate - means[0], baseline - means[1]])
         self._reach = float(np.ptp(costs))
         own = np.arange(m + n) < m
         # Of each deal's candidate: its sum, its sum of squares, and how many of it were the candidate's and
