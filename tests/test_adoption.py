@@ -394,6 +394,19 @@ def test_repeats_with_the_same_seed_are_compared_bit_by_bit(tmp_path):
     assert "from the update 6 on" in adoption_text.text(read, adoption.decide(read), 1_000)
 
 
+def test_luck_of_an_objective_of_which_more_is_better_and_of_studies_that_may_end_without_result():
+    chosen = Chosen(2, 0.9, np.array([0.9, 0.6]), failures=6)
+    one = comparison(side([0.8, 0.84, 0.82], chosen=chosen), None, "validation/accuracy", True)
+    found = adoption_report.luck(one.candidate, one)
+    assert found["luck"] == pytest.approx(0.08, rel=1e-12)
+    assert found["luck_if_alike"] == pytest.approx(0.02 * statistics.luck(2), rel=1e-12)
+    # Of eight draws from two results and six failures all fail in 10 % of cases.
+    assert found["study_interval"] == [-np.inf, 0.9]
+    text = adoption_text.text(one, adoption.decide(one), 1_000)
+    assert "had 90.00 % in its study, the best of 2: 8.00 points better than fresh runs" in text
+    assert "90 % of such studies end at between no result and 90.00 %." in text
+
+
 def test_points_that_were_tuned_alike_compare_points_and_no_more():
     chosen = Chosen(0, 1.0, np.arange(20.0))
     both = comparison(side([1, 1.1, 1.2], chosen=chosen), side([2, 2.1, 2.2], chosen=chosen))

@@ -94,7 +94,7 @@ def _luck(name: str, side: Side, comparison: Comparison) -> str:
         return ""
 
     def value(x: float) -> str:
-        return numerals.metric(comparison.metric, x)
+        return numerals.metric(comparison.metric, x) if np.isfinite(x) else "no result"
 
     line = f"The {name} had {value(found['study_objective'])} in its study"
     if side.chosen.objective == _best(side, comparison):
