@@ -5,6 +5,7 @@ enters the compiled step as a traced value, so changing it never recompiles; eve
 change shapes or code and is static. This module needs neither jax nor TensorFlow.
 """
 
+import importlib.machinery
 import importlib.util
 import json
 import math
@@ -91,6 +92,13 @@ _BELOW_ONE = (
 )
 
 
+class _FreshLoader(importlib.machinery.SourceFileLoader):
+    """Compiles the file each time: bytecode on disk is blind to a change within the same second."""
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_python(path: str | Path) -> ConfigDict:
     """Returns what `get_config()` of the Python file at `path` gives, locked.
 
@@ -101,9 +109,10 @@ def load_python(path: str | Path) -> ConfigDict:
     if not path.is_file():
         known = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UsageError(f"no config file {str(path)!r}{closest(str(path), known)}")
-    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UsageError(f"{path} is not a Python file; a config file defines get_config()")
+    name = f"_config_{path.stem}"
+    spec = importlib.util.spec_from_loader(name, _FreshLoader(name, str(path)))
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

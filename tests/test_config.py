@@ -1,4 +1,5 @@
 import math
+import os
 
 import numpy as np
 import pytest
@@ -121,3 +122,12 @@ def test_a_config_of_before_an_optional_key_existed_is_the_same_config():
     assert config_lib.differences(config_lib.with_optional(old), changed) == [
         "freeze: [] → ['Dense_0/.*']"
     ]
+
+
+def test_a_config_that_is_changed_within_a_second_is_read_anew(tmp_path):
+    path, text = tmp_path / "c.py", "from ml_collections import ConfigDict\n"
+    for value in (1, 2):
+        path.write_text(f"{text}def get_config():\n    return ConfigDict({{'a': {value}}})\n")
+        os.utime(path, (0, 0))
+        assert config_lib.load_python(path).a == value
+    assert [p.name for p in tmp_path.iterdir()] == ["c.py"]
