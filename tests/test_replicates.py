@@ -200,6 +200,20 @@ def test_a_workdir_keeps_what_it_is_for(tmp_path, study):
         replicates.prepare(plan(study), tmp_path / "full")
 
 
+def test_replicates_of_before_a_config_key_existed_go_on_and_serve_as_baseline(tmp_path, study):
+    out, after = tmp_path / "out", tmp_path / "next"
+    replicates.prepare(plan(study), out)
+    replicates.prepare(plan(study, "0", out), after)
+    for path in (out, after):
+        stored = trial_lib.read_json(path / "replicates.json")
+        for name in ("candidate", "baseline"):
+            if stored[name]:
+                del stored[name]["config"]["seeds"]
+        trial_lib.write_json(path / "replicates.json", stored)
+    replicates.prepare(plan(study, "0", out), after)
+    replicates.prepare(plan(study), out)
+
+
 def test_validation_examples_are_counted_where_the_metric_may_be_a_count():
     config = config_lib.to_dict(config_lib.complete(digits()))
     assert replicates.validation_examples(config, "validation/error_rate") == 300

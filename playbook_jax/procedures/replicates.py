@@ -186,9 +186,12 @@ def from_anywhere(path: str, vary: str = SEED) -> Configuration:
                 f"--baseline: {path} has replicates with --vary={stored['vary']}, not {vary}"
             )
         side = stored[CANDIDATE]
-        replicates = Path(side.get("replicates") or place.resolve() / CANDIDATE)
         return Configuration(
-            side["source"], side["config"], stored["objective"], side["chosen"], replicates
+            side["source"],
+            config_lib.with_optional(side["config"]),
+            stored["objective"],
+            side["chosen"],
+            Path(side.get("replicates") or place.resolve() / CANDIDATE),
         )
     if (place / "study.json").exists() or (place / "group.json").exists():
         return from_study(path)
