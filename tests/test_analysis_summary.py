@@ -47,6 +47,19 @@ def test_long_lines_are_broken_below_their_words():
     )
 
 
+def test_a_launch_says_in_one_line_how_much_is_fine():
+    told = [
+        Finding("?", FINE, "Good."),
+        Finding("?", ACT, "Bad.", action="Mend it."),
+        Finding("?", FINE, "Very good."),
+    ]
+    assert summary.brief(made(), told).splitlines() == [
+        "fine         2 questions",
+        "act          Bad.",
+        "             Next: Mend it.",
+    ]
+
+
 def test_a_study_that_has_not_begun():
     study = dataclasses.replace(made(), trials=())
     assert summary.text(study, []) == "made: 0 trials, none"

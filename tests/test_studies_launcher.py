@@ -142,6 +142,9 @@ def test_a_study_runs_to_its_end_and_a_second_time_runs_nothing(tmp_path):
     assert f"fine   All is well.\nReport: {study.path}/report.html\n" in output
     command = f"scripts/train.py --config={study.path}/best_config.py --workdir={study.path}_best"
     assert f"Train the best trial again: {command} --cores=1\n" in output
+    assert (
+        f"See whether it was luck: scripts/replicate.py --study={study.path} --baseline=" in output
+    )
     found = config_lib.to_dict(config_lib.load(study.path / "best_config.py"))
     assert found == trial.load(study.path / "trials" / f"{best:03d}").config
     assert command in (study.path / "best_config.py").read_text()

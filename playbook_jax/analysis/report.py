@@ -50,7 +50,7 @@ def conclude(study_directory: epath.PathLike) -> tuple[epath.Path, str]:
     study = study_lib.load(study_directory)
     found = findings.check(study)
     path = save(study, found)
-    return path, summary.told(study, found)
+    return path, summary.brief(study, found)
 
 
 def save(study: Study, found: list[Finding]) -> epath.Path:

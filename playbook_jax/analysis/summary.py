@@ -29,6 +29,16 @@ def text(study: Study, findings: list[Finding], width: int = 100) -> str:
     return "\n".join(lines).replace(numerals.NO_BREAK, " ")
 
 
+def brief(study: Study, findings: list[Finding], width: int = 100) -> str:
+    """Returns what `told` does, with all that is fine in one line."""
+    fine = sum(finding.verdict == findings_lib.FINE for finding in findings)
+    others = [finding for finding in findings if finding.verdict != findings_lib.FINE]
+    lines = [told(study, others, width)]
+    if fine:
+        lines.insert(0, f"{findings_lib.FINE:<{_margin()}}{numerals.plural(fine, 'question')}")
+    return "\n".join(filter(None, lines))
+
+
 def told(study: Study, findings: list[Finding], width: int = 100) -> str:
     """Returns the findings, and the command of the next study where its config lies beside the report."""
     lines = list(filter(None, [findings_text(findings, width)]))
@@ -39,13 +49,17 @@ def told(study: Study, findings: list[Finding], width: int = 100) -> str:
 
 def findings_text(findings: list[Finding], width: int = 100) -> str:
     """Returns a line or two a finding, what to do below it; of `width` characters at most."""
-    margin = max(map(len, findings_lib.VERDICTS)) + 2
+    margin = _margin()
     lines: list[str] = []
     for finding in findings:
         lines += _wrapped(f"{finding.verdict:<{margin}}", finding.answer, margin, width)
         if finding.action:
             lines += _wrapped(" " * margin + "Next: ", finding.action, margin, width)
     return "\n".join(lines).replace(numerals.NO_BREAK, " ")
+
+
+def _margin() -> int:
+    return max(map(len, findings_lib.VERDICTS)) + 2
 
 
 def _wrapped(start: str, words: str, margin: int, width: int) -> list[str]:

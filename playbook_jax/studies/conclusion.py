@@ -80,6 +80,13 @@ def conclude(
         print(f"warning: {error}", file=sys.stderr)
     if best is not None:
         print(f"Train the best trial again: {shlex.join(train_command)}")
+        again = [
+            str(script.with_name("replicate.py")),
+            f"--study={path}",
+            f"--baseline={specification.base_config_path}",
+            f"--workdir={path.with_name(path.name + '_replicates')}",
+        ]
+        print(f"See whether it was luck: {shlex.join(again)}")
     return reported
 
 

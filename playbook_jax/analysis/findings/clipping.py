@@ -38,7 +38,7 @@ def check(study: Study) -> list[Finding]:
     evidence = [numerals.sentence(f"Updates clipped: {'; '.join(told)}"), *_norms(known[:1])]
     above = [t for t in known if t.records.clipped_fraction > AGGRESSIVE]
     if not above:
-        text = "No: of the best trials, none has more than half of its updates clipped."
+        text = "Of the best trials, none has more than half of its updates clipped."
         return [_finding(FINE, text, evidence)]
     best = above[0] is study.best
     names = numerals.trials([t.number for t in above])
