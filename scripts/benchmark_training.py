@@ -3,6 +3,7 @@
 
     scripts/benchmark_training.py                       all of it; some minutes
     scripts/benchmark_training.py --only=start,memory
+    scripts/benchmark_training.py --only=loop --cores=1     as in a worker of a study
 
 loop         our training loop per step, against a bare jitted step of the same model
 start        scripts/train.py from its start to its first step, against importing jax, flax and optax
@@ -42,6 +43,7 @@ _MEMORY_STEPS, _WARM_UP_STEPS = 100_000, 10_000
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", ["loop", "start", "checkpoints", "memory"], "Which sections.")
 flags.DEFINE_integer("rounds", 5, "How often each thing is measured.", lower_bound=1)
+flags.DEFINE_integer("cores", 0, "On how many cores, 1 as the workers of a study. 0: all.")
 flags.DEFINE_bool("bare", False, "Print the seconds of a bare step on one core, and nothing else.")
 
 
@@ -75,7 +77,7 @@ def bare_loop(config: Any) -> Callable[[int], None]:
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: Any, batch: Any) -> Any:
         number, params, batch_stats, opt_state, key = state
-        rngs = {"dropout": jax.random.fold_in(key, number)}
+        rngs = {name: jax.random.fold_in(key, number) for name in ("dropout", "augment")}
 
         def mean_loss(params: Any) -> Any:
             variables = {"params": params, "batch_stats": batch_stats}
@@ -218,10 +220,14 @@ def memory() -> None:
     )
 
 
+def keep_to(cores: int) -> None:
+    """Keeps this process to so many cores; to be called before jax counts them."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
 def bare() -> None:
     """Prints the seconds of a bare step in a process on one core, as a worker has."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before jax counts them
+    keep_to(1)
     run = bare_loop(load(MLP))
     print(statistics.median(per_step(run, LOOPS[MLP]) for _ in range(3)))
 
@@ -237,6 +243,8 @@ def main(argv: list[str]) -> int:
     if FLAGS.bare:
         bare()
         return 0
+    if FLAGS.cores:
+        keep_to(FLAGS.cores)
     say_where()
     for name in FLAGS.only:
         SECTIONS[name]()

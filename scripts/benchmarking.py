@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def say_where() -> None:
     """Prints on what the measurements are made."""
     load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
-    print(f"{os.cpu_count()} cores{load}; ratios are medians of paired runs in alternating order")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"{cores} cores{load}; ratios are medians of paired runs in alternating order")
 
 
 def measured(function: Callable[[], Any]) -> float:
