@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
@@ -57,37 +58,51 @@ def conclude(
     if best is None:
         print("No trial is COMPLETE: there is no best one.")
     else:
-        parameters = trials[best]["parameters"]
-        status = statuses[best]
-        text = f"{specification.objective['metric']} {status['objective']:.4g}"
-        text += f" at step {status['best_step']:,}"
-        _print_best(best, text, parameters)
-        docstring = (
-            f"The best trial of the study {specification.name!r}: trial {best}, {text}.\n\n"
-            f"The study's question: {specification.goal}\n\n"
-            f"    {shlex.join(train_command)}\n"
-        )
-        config = specification_lib.trial_config(
-            specification.base_config, best, parameters, specification.vary_seed
-        )
-        source = best_config.source(config_lib.to_dict(config), docstring)
-        trial_lib.write_text(study.path / "best_config.py", source)
+        _tell_best(study, specification, trials[best], statuses[best], train_command)
     reported = _report(study.path, script)
-    try:
-        root = study.path.resolve().parent
-        ledger.write(root.parent if (root / "group.json").exists() else root)
-    except UsageError as error:  # the study itself is complete without it
-        print(f"warning: {error}", file=sys.stderr)
+    _write_ledger(study)
     if best is not None:
-        print(f"Train the best trial again: {shlex.join(train_command)}")
-        again = [
+        replicate_command = [
             str(script.with_name("replicate.py")),
             f"--study={path}",
             f"--baseline={specification.base_config_path}",
             f"--workdir={path.with_name(path.name + '_replicates')}",
         ]
-        print(f"See whether it was luck: {shlex.join(again)}")
+        print(f"Train the best trial again: {shlex.join(train_command)}")
+        print(f"See whether it was luck: {shlex.join(replicate_command)}")
     return reported
+
+
+def _tell_best(
+    study: StudyDirectory,
+    specification: Specification,
+    trial: Mapping[str, Any],
+    status: Status,
+    train_command: Sequence[str],
+) -> None:
+    """Prints the best trial, and writes its config as `best_config.py`."""
+    number, parameters = trial["trial"], trial["parameters"]
+    text = f"{specification.objective['metric']} {status['objective']:.4g}"
+    text += f" at step {status['best_step']:,}"
+    _print_best(number, text, parameters)
+    docstring = (
+        f"The best trial of the study {specification.name!r}: trial {number}, {text}.\n\n"
+        f"The study's question: {specification.goal}\n\n"
+        f"    {shlex.join(train_command)}\n"
+    )
+    config = specification_lib.trial_config(
+        specification.base_config, number, parameters, specification.vary_seed
+    )
+    source = best_config.source(config_lib.to_dict(config), docstring)
+    trial_lib.write_text(study.path / "best_config.py", source)
+
+
+def _write_ledger(study: StudyDirectory) -> None:
+    root = study.path.resolve().parent
+    try:
+        ledger.write(root.parent if (root / "group.json").exists() else root)
+    except UsageError as error:  # the study itself is complete without it
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def _print_counts(name: str, statuses: Mapping[int, Status]) -> None:

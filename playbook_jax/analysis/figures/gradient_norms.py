@@ -98,7 +98,9 @@ def _lines(best: Trial, study: Study) -> dict[str, float]:
 def _levels(panel: Panel, best: Trial, study: Study) -> list[str]:
     levels = _lines(best, study)
     heights = [float(panel.up(np.array(v))) for v in levels.values()]
-    places = svg.spread([y - 5 for y in heights], 14, panel.top + 8, panel.base - 4)
+    # Above its line; the lower of two below its own, so that no line goes through a name.
+    wanted = [y + 12 if y > min(heights) else y - 5 for y in heights]
+    places = svg.spread(wanted, 14, panel.top + 8, panel.base - 4)
     parts = []
     for (name, value), y, at in zip(levels.items(), heights, places, strict=True):
         parts.append(svg.line(panel.left, y, panel.end, y, _level_class(name)))
