@@ -72,6 +72,7 @@ def digits(directory, polyak=False):
     return batch, np.asarray(logits)
 
 
+@pytest.mark.playbook("exported-model")
 def test_both_formats_predict_the_same_in_a_process_without_this_code(directory, tmp_path):
     signature = export.export(directory, "best")
     batch, logits = digits(directory)

@@ -44,6 +44,7 @@ def finished(tmp_path_factory):
 @pytest.mark.playbook(
     "fixed-step-budget", "evaluate-at-step-intervals", "alternate-training-and-evaluation"
 )
+@pytest.mark.playbook("what-evaluations-are-for")
 def test_a_run_leaves_what_the_contract_says(finished):
     directory, status = finished
     result = trial.load(directory)
