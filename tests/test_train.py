@@ -42,9 +42,11 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.playbook(
-    "fixed-step-budget", "evaluate-at-step-intervals", "alternate-training-and-evaluation"
+    "fixed-step-budget",
+    "evaluate-at-step-intervals",
+    "alternate-training-and-evaluation",
+    "what-evaluations-are-for",
 )
-@pytest.mark.playbook("what-evaluations-are-for")
 def test_a_run_leaves_what_the_contract_says(finished):
     directory, status = finished
     result = trial.load(directory)
