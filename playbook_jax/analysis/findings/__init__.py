@@ -12,6 +12,7 @@ and is found by listing the package, so adding one is adding a file. Checks are 
 import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Sequence
 
 from playbook_jax.analysis.proposals import Proposal
 from playbook_jax.analysis.study import Study
@@ -50,6 +51,50 @@ class Finding:
     figures: tuple[str, ...] = ()
     playbook: tuple[str, ...] = ()
     proposals: tuple[Proposal, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What a check asks, and what all of its answers share; the fields are a `Finding`'s.
+
+    Attributes:
+      question: see `Finding`.
+      section: see `Finding`.
+      advice: goes with the answers that ask for an action, like the next one.
+      open_question: see `Finding`.
+      figures: see `Finding`.
+      playbook: see `Finding`.
+    """
+
+    question: str
+    section: str
+    advice: str
+    open_question: str = ""
+    figures: tuple[str, ...] = ()
+    playbook: tuple[str, ...] = ()
+
+    def finding(
+        self,
+        verdict: str,
+        answer: str,
+        evidence: Sequence[str] = (),
+        action: str = "",
+        trials: tuple[int, ...] = (),
+    ) -> Finding:
+        """Returns an answer to the question."""
+        return Finding(
+            question=self.question,
+            verdict=verdict,
+            answer=answer,
+            evidence=tuple(evidence),
+            action=action,
+            advice=self.advice if action else "",
+            section=self.section,
+            open_question=self.open_question if action else "",
+            trials=trials,
+            figures=self.figures,
+            playbook=self.playbook,
+        )
 
 
 def check(study: Study) -> list[Finding]:

@@ -1,7 +1,7 @@
 """How many of the updates does gradient clipping touch?"""
 
 from playbook_jax.analysis import numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 16
@@ -79,33 +79,15 @@ def _norms(trials: list[Trial]) -> list[str]:
     return told
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: list[str] | None = None,
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=tuple(evidence or ()),
-        action=action,
-        advice=(
-            "More than half of the updates clipped is extremely aggressive, and in essence a strange way "
-            "of reducing the learning rate. A threshold at the 90th percentile of the norms is where to "
-            "begin; if an instability remains, clip harder."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        open_question=(
-            "Adaptive thresholds, and clipping during warmup, the playbook leaves open."
-            if action
-            else ""
-        ),
-        trials=trials,
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "More than half of the updates clipped is extremely aggressive, and in essence a strange way "
+        "of reducing the learning rate. A threshold at the 90th percentile of the norms is where to "
+        "begin; if an instability remains, clip harder."
+    ),
+    open_question=("Adaptive thresholds, and clipping during warmup, the playbook leaves open."),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+).finding

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from playbook_jax.analysis import numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 12
@@ -120,28 +120,14 @@ def _mend(study: Study) -> str:
     ) + ": training may then bear a larger learning rate."
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: list[str] | None = None,
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=tuple(evidence or ()),
-        action=action,
-        advice=(
-            "Some models are unstable at the very beginning and recover, to train slowly but steadily; "
-            "usual evaluations miss that. To check, train for 500 steps or so at twice the best learning "
-            "rate, and look at every step. Against early instability, warmup is best."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=trials,
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "Some models are unstable at the very beginning and recover, to train slowly but steadily; "
+        "usual evaluations miss that. To check, train for 500 steps or so at twice the best learning "
+        "rate, and look at every step. Against early instability, warmup is best."
+    ),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+).finding

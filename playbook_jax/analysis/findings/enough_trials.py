@@ -3,7 +3,7 @@
 import numpy as np
 
 from playbook_jax.analysis import best_of, curve_shapes, curves, numerals
-from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study
 
 ORDER = 35
@@ -89,33 +89,17 @@ def _more(study: Study) -> str:
     )
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: list[str] | None = None,
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=tuple(evidence or ()),
-        action=action,
-        advice=(
-            "More trials are always better, and cost more: sample what you can afford, and look at the axes "
-            "for how many points lie in the good region. Where there are too few, run more or be less "
-            "ambitious."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        open_question=(
-            "Whether a space has been sampled densely enough is very difficult to know, the playbook says."
-            if action
-            else ""
-        ),
-        trials=trials,
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "More trials are always better, and cost more: sample what you can afford, and look at the axes "
+        "for how many points lie in the good region. Where there are too few, run more or be less "
+        "ambitious."
+    ),
+    open_question=(
+        "Whether a space has been sampled densely enough is very difficult to know, the playbook says."
+    ),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+).finding

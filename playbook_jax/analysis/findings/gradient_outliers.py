@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from playbook_jax.analysis import numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, clipping
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, clipping
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 14
@@ -164,27 +164,13 @@ def _mend(study: Study, best: Trial) -> str:
     return f"Clip gradients at the 90th percentile of their norms{where} (hparams.clip_norm)."
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: list[str] | None = None,
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=tuple(evidence or ()),
-        action=action,
-        advice=(
-            "Outliers of the gradient norm can make training unstable of a sudden, in the middle of a run. "
-            "Clipping helps against those; so does warmup, where they come early."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=trials,
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "Outliers of the gradient norm can make training unstable of a sudden, in the middle of a run. "
+        "Clipping helps against those; so does warmup, where they come early."
+    ),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+).finding

@@ -4,7 +4,7 @@ import numpy as np
 
 from playbook_jax import clock
 from playbook_jax.analysis import numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study
 
 ORDER = 90
@@ -52,26 +52,12 @@ def check(study: Study) -> list[Finding]:
     return [_finding(verdict, text, evidence, action, trials)]
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: list[str] | None = None,
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=tuple(evidence or ()),
-        action=action,
-        advice=(
-            "The usual causes are data far from the machine, costly preprocessing as training goes on, and "
-            "hidden synchronization that keeps prefetching from working."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=trials,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "The usual causes are data far from the machine, costly preprocessing as training goes on, and "
+        "hidden synchronization that keeps prefetching from working."
+    ),
+    playbook=PLAYBOOK,
+).finding

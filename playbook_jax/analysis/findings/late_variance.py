@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from playbook_jax.analysis import curve_shapes, curves, numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 55
@@ -88,28 +88,14 @@ def _remedies(study: Study) -> str:
     return f"Try {numerals.join(ways, 'or')}."
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: tuple[str, ...] = (),
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=evidence,
-        action=action,
-        advice=(
-            "Each trial is then judged by a lucky or an unlucky step, and the best one's result may not "
-            "be had again. The usual causes are the examples that happen to be in a batch, a small "
-            "validation set, and a learning rate that is too high late in training."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=trials,
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "Each trial is then judged by a lucky or an unlucky step, and the best one's result may not "
+        "be had again. The usual causes are the examples that happen to be in a batch, a small "
+        "validation set, and a learning rate that is too high late in training."
+    ),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+).finding

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from playbook_jax.analysis import curve_shapes, curves, numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 50
@@ -95,7 +95,6 @@ def check(study: Study) -> list[Finding]:
         )
     return [
         _finding(
-            study,
             FINE,
             text,
             (_told(study, best),),
@@ -153,7 +152,7 @@ def _among_the_best(
             f"Overfitting in {names}, as weak settings of {numerals.join(exempt)} make it: the study is "
             "about regularization, so that it is not held against them."
         )
-        return _finding(study, FINE, text, tuple(evidence), trials=tuple(r.trial for r in overfit))
+        return _finding(FINE, text, tuple(evidence), trials=tuple(r.trial for r in overfit))
     if len(overfit) == len(best) == 1:
         which = "the trial that counts"
     else:
@@ -165,7 +164,6 @@ def _among_the_best(
     if tuned:
         action = f"Search stronger regularization ({numerals.join(tuned)}, or another kind as well)"
     return _finding(
-        study,
         ACT,
         numerals.sentence(f"The validation error rises again in {which}: {names}"),
         tuple(evidence),
@@ -178,7 +176,6 @@ def _among_others(study: Study, best: list[Rise], suspects: list[Rise], others: 
     suspects = sorted(suspects, key=lambda r: r.chance)
     expected = numerals.number(OTHER_CHANCE * others, 2)
     return _finding(
-        study,
         LOOK,
         f"The best trials do not overfit, but {numerals.share(len(suspects), others)} others do.",
         (
@@ -215,33 +212,18 @@ def _unknown(study: Study) -> Finding:
         text = f"The objective, {numerals.metric_label(study.metric)}, is not of validation."
     else:
         text = f"The best trials have fewer than {curve_shapes.FEWEST} evaluations each."
-    return _finding(study, CANNOT_TELL, text)
+    return _finding(CANNOT_TELL, text)
 
 
-def _finding(
-    study: Study,
-    verdict: str,
-    answer: str,
-    evidence: tuple[str, ...] = (),
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=evidence,
-        action=action,
-        advice=(
-            "Where the best trial of some scientific value overfits, regularize before values are "
-            "compared: cheap means are dropout, label smoothing, weight decay. Where only others do, "
-            "selecting the best has favoured trials that something regularizes, perhaps a learning rate "
-            "that hampers training."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=trials,
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "Where the best trial of some scientific value overfits, regularize before values are "
+        "compared: cheap means are dropout, label smoothing, weight decay. Where only others do, "
+        "selecting the best has favoured trials that something regularizes, perhaps a learning rate "
+        "that hampers training."
+    ),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+).finding

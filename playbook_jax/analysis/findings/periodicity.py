@@ -6,7 +6,7 @@ import numpy as np
 
 from playbook_jax.analysis import curves, numerals
 from playbook_jax.analysis.curves import Curve
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, Finding, Question
 from playbook_jax.analysis.study import Study
 
 ORDER = 56
@@ -130,27 +130,13 @@ def _regular(curve: Curve | None) -> Curve | None:
     return curve if even and np.ptp(curve.values[len(curve) // 2 :]) > 0 else None
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: tuple[str, ...] = (),
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=evidence,
-        action=action,
-        advice=(
-            "Where the data are shuffled, metrics have no reason to be periodic: the test data may overlap "
-            "with the training data, or these may not be shuffled properly."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=trials,
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "Where the data are shuffled, metrics have no reason to be periodic: the test data may overlap "
+        "with the training data, or these may not be shuffled properly."
+    ),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+).finding

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from playbook_jax.analysis import curves, numerals
-from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 52
@@ -96,27 +96,13 @@ def _back(study: Study, cost: float) -> float:
     return 1 - cost if study.metric.endswith("accuracy") else cost
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: tuple[str, ...] = (),
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=evidence,
-        action=action,
-        advice=(
-            "Where a model can't fit even the training set, regularization is unlikely to help: it trades "
-            "training error for less of a gap, and there is no gap."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=trials,
-        figures=("training-curves",),
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "Where a model can't fit even the training set, regularization is unlikely to help: it trades "
+        "training error for less of a gap, and there is no gap."
+    ),
+    figures=("training-curves",),
+    playbook=PLAYBOOK,
+).finding

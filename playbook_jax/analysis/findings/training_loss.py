@@ -3,7 +3,7 @@
 import dataclasses
 
 from playbook_jax.analysis import curve_shapes, curves, numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
 
 ORDER = 25
@@ -94,27 +94,13 @@ def _told(rising: list[Rise], measured: int) -> str:
     return numerals.sentence(f"Of {numerals.plural(measured, 'trial')}: {'; '.join(told)}{more}")
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: list[str] | None = None,
-    action: str = "",
-    trials: tuple[int, ...] = (),
-) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=tuple(evidence or ()),
-        action=action,
-        advice=(
-            "A training loss that increases in the course of training usually indicates a bug in the "
-            "training pipeline."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=trials,
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "A training loss that increases in the course of training usually indicates a bug in the "
+        "training pipeline."
+    ),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+).finding
