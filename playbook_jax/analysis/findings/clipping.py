@@ -87,7 +87,7 @@ _finding = Question(
         "of reducing the learning rate. A threshold at the 90th percentile of the norms is where to "
         "begin; if an instability remains, clip harder."
     ),
-    open_question=("Adaptive thresholds, and clipping during warmup, the playbook leaves open."),
+    open_question="Adaptive thresholds, and clipping during warmup, the playbook leaves open.",
     figures=FIGURES,
     playbook=PLAYBOOK,
 ).finding
