@@ -22,7 +22,8 @@ from playbook_jax.studies import (
     specification as specification_lib,
 )
 from playbook_jax.studies.directory import Status, StudyDirectory, Trials
-from playbook_jax.studies.pool import Pool, Stop, WorkersFailedError
+from playbook_jax.studies.executor import Executor, Stop, WorkersFailedError
+from playbook_jax.studies.pool import Pool
 from playbook_jax.studies.specification import Specification
 
 TRAIN_MODULE = "playbook_jax.train"
@@ -129,15 +130,15 @@ class _Run:
         self._over = set(trial_lib.FINISHED) - ({trial_lib.FAILED} if retry_failed else set())
         # Of the trials that ended in this run: "", or why they failed.
         self._outcomes: list[str] = []
-        self._pool: Pool | None = None
+        self._executor: Executor | None = None
         self._trials: Trials = []
         self._statuses: dict[int, Status] = {}
         self.keep = False
 
     def close(self) -> None:
         """Ends the workers and lets go of the study directory."""
-        if self._pool:
-            self._pool.close()
+        if self._executor:
+            self._executor.close()
         self._study.release(undo=not self.keep)
 
     def to_the_end(self, num_workers: int, train_module: str) -> int:
@@ -148,7 +149,7 @@ class _Run:
         self._num_finished = sum(s["state"] in self._over for s in self._statuses.values())
         left = self._specification.num_trials - self._num_finished
         if left:  # first of all: what the workers import takes longer than what follows here
-            self._pool = Pool(
+            self._executor = Pool(
                 min(num_workers, left),
                 self._study.logs,
                 train_module,
@@ -159,13 +160,13 @@ class _Run:
         for row in self._trials[len(stored) :]:
             self._statuses[row["trial"]] = trial_lib.new_status()
         waiting = [t for t in self._trials if self._statuses[t["trial"]]["state"] not in self._over]
-        if self._pool and not self._pool.validate(self._shared(), waiting):
+        if self._executor and not self._executor.validate(self._shared(), waiting):
             return self._interrupted()
         self._study.write(self._specification, self._trials)
         self.keep = True
         for doubt in () if stored else self.doubts:
             print(f"warning: {doubt}", file=sys.stderr)
-        if self._pool and not self._run_trials(waiting):
+        if self._executor and not self._run_trials(waiting):
             return self._interrupted()
         return self._conclude()
 
@@ -192,17 +193,17 @@ class _Run:
         self._table_time = time.monotonic()
         self._line = progress.Line(self._total, "steps", done=self._done)
         try:
-            return self._pool.run(waiting, self._study.trial_directory, self)
+            return self._executor.run(waiting, self._study.trial_directory, self)
         finally:
             self._line.close()
 
     def step(self, trial: int, step: int) -> None:
-        """Implements `pool.Listener`."""
+        """Implements `executor.Listener`."""
         self._made[trial] = step
         self._show()
 
     def ended(self, trial: int, status: Status) -> None:
-        """Implements `pool.Listener`."""
+        """Implements `executor.Listener`."""
         self._made.pop(trial, None)
         self._statuses[trial] = status
         if status["state"] in trial_lib.FINISHED:
@@ -230,7 +231,7 @@ class _Run:
             )
 
     def failed(self, trial: int, reason: str) -> None:
-        """Implements `pool.Listener`."""
+        """Implements `executor.Listener`."""
         config = specification_lib.trial_config(
             self._specification.base_config,
             trial,
@@ -254,8 +255,8 @@ class _Run:
         return INTERRUPTED
 
     def _conclude(self) -> int:
-        if self._pool:
-            self._pool.close()
+        if self._executor:
+            self._executor.close()
         is_group = isinstance(self._study, group.GroupDirectory)
         reported = (group if is_group else conclusion).conclude(
             self._study, self._specification, self._trials, self._statuses, self._command

@@ -1,15 +1,15 @@
-"""The workers of a study: given trials, told to stop, replaced when they die."""
+"""The workers of a study on this machine: given trials, told to stop, replaced when they die."""
 
 import collections
 import json
 import selectors
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import places
+from playbook_jax.studies.executor import Listener, Stop, Trial, WorkersFailedError
 from playbook_jax.studies.worker import Message
 from playbook_jax.studies.worker_process import WorkerProcess
 
@@ -19,51 +19,6 @@ _MAX_FALSE_STARTS = 3  # workers on end that died before they were ready
 # As trial.py has it, which takes NumPy along: the workers start before that is imported.
 INTERRUPTED = "INTERRUPTED"
 _WAIT_SECONDS = 0.2  # how late a request to stop may be seen
-
-Trial = dict[str, Any]  # {"trial": 0, "parameters": {"hparams.learning_rate": 0.1, …}}
-
-
-class WorkersFailedError(RuntimeError):
-    """The workers die before they can run anything. Its text is one line."""
-
-
-class Stop:
-    """Counts the requests to stop: the first asks the trials to save, the second kills them.
-
-    As a context manager, it takes SIGINT (Ctrl-C) and SIGTERM as requests.
-    """
-
-    def __init__(self) -> None:
-        """Starts at zero."""
-        self.requests = 0
-
-    def __enter__(self) -> "Stop":
-        """Catches the signals."""
-        self._handlers = {
-            number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leaves the signals to whoever had them before."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _count(self, number: int, frame: Any) -> None:
-        self.requests += 1
-
-
-class Listener(Protocol):
-    """Is told how the trials get on."""
-
-    def step(self, trial: int, step: int) -> None:
-        """A running trial has made `step` updates."""
-
-    def ended(self, trial: int, status: dict[str, Any]) -> None:
-        """A trial has come to its end, or to where it was stopped."""
-
-    def failed(self, trial: int, reason: str) -> None:
-        """A trial will not be tried again; nobody has written that down yet."""
 
 
 class _Queue:

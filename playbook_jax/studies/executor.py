@@ -1,0 +1,96 @@
+"""What runs the trials of a study, as the launcher sees it: the same calls on one machine and on many.
+
+`pool.Pool` is the executor that needs nothing else: processes on this machine. Needs neither jax nor
+NumPy, so that workers can start before the launcher imports anything that takes time.
+"""
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+Trial = dict[str, Any]  # {"trial": 0, "parameters": {"hparams.learning_rate": 0.1, …}}
+
+
+class WorkersFailedError(RuntimeError):
+    """The workers die before they can run anything. Its text is one line."""
+
+
+class Stop:
+    """Counts the requests to stop: the first asks the trials to save, the second kills them.
+
+    As a context manager, it takes SIGINT (Ctrl-C) and SIGTERM as requests.
+    """
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self.requests = 0
+
+    def __enter__(self) -> "Stop":
+        """Catches the signals."""
+        self._handlers = {
+            number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the signals to whoever had them before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _count(self, number: int, frame: Any) -> None:
+        self.requests += 1
+
+
+class Listener(Protocol):
+    """Is told how the trials get on."""
+
+    def step(self, trial: int, step: int) -> None:
+        """A running trial has made `step` updates."""
+
+    def ended(self, trial: int, status: dict[str, Any]) -> None:
+        """A trial has come to its end, or to where it was stopped."""
+
+    def failed(self, trial: int, reason: str) -> None:
+        """A trial will not be tried again; nobody has written that down yet."""
+
+
+class Executor(Protocol):
+    """Runs trials; made when the launcher has the study's lock, closed when it is done."""
+
+    def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
+        """Has every trial's config checked, before anything is written.
+
+        Args:
+          shared: what all trials share: `base_config`, `vary_seed`, `command`, and `time_limit`, in
+            seconds a trial.
+          trials: all that are to run, at least one.
+
+        Returns:
+          Whether it was done; False when a stop was asked for.
+
+        Raises:
+          UsageError: a config can't be run.
+          WorkersFailedError: the workers do not start.
+        """
+
+    def run(
+        self, trials: Sequence[Trial], directory: Callable[[int], Path], listener: Listener
+    ) -> bool:
+        """Runs trials that were validated.
+
+        Args:
+          trials: in the order in which they start, but for those that wait for their program.
+          directory: gives a trial's directory.
+          listener: is told what happens.
+
+        Returns:
+          Whether all have come to their end; False when a stop was asked for.
+
+        Raises:
+          UsageError: a trial's directory can't be written, or belongs to another config.
+          WorkersFailedError: the workers do not start.
+        """
+
+    def close(self) -> None:
+        """Ends whatever it has started."""
