@@ -5,7 +5,6 @@ is made from the files of the study directory; whatever comes from them is escap
 """
 
 import datetime
-from pathlib import Path
 
 from etils import epath
 
@@ -17,17 +16,17 @@ from playbook_jax.analysis import (
     findings_file,
     next_draft,
     next_study,
+    page,
     sections,
     study as study_lib,
     summary,
 )
 from playbook_jax.analysis.findings import Finding
-from playbook_jax.analysis.markup import escape, items, tag
+from playbook_jax.analysis.markup import escape, tag
 from playbook_jax.analysis.study import Study
 from playbook_jax.errors import UsageError
 
 NAME = "report.html"
-_HERE = Path(__file__).parent
 
 
 def write(study_directory: epath.PathLike) -> epath.Path:
@@ -82,27 +81,7 @@ def render(study: Study, found: list[Finding]) -> str:
         _commands(study, found),
         _footer(study),
     ]
-    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
-    page = "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            tag("title", f"{escape(study.name)}: study report"),
-            f"<style>\n{style}</style>",
-            "</head>",
-            "<body>",
-            *body,
-            f"<script>\n{script}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-    # Half a surrogate pair, which JSON can hold, cannot be written as UTF-8.
-    return page.encode("utf-8", "replace").decode()
+    return page.html(f"{study.name}: study report", body)
 
 
 def _commands(study: Study, found: list[Finding]) -> str:
@@ -111,12 +90,7 @@ def _commands(study: Study, found: list[Finding]) -> str:
     if not (study.directory / next_draft.NAME).exists():
         text = f"No finding is sure of another search space or setting, so there is no {next_draft.NAME}."
         parts.append(tag("p", text, class_="hint"))
-    for command in commands.commands(study, found):
-        parts.append(tag("p", escape(command.purpose), class_="command"))
-        parts.append(items("ul", map(escape, command.details), class_="changes"))
-        # A word a span: narrow screens break the line between them, and copies are not affected.
-        words = " ".join(tag("span", escape(word)) for word in command.words)
-        parts.append(tag("pre", words))
+    parts += [page.command(c.purpose, c.words, c.details) for c in commands.commands(study, found)]
     return tag("section", "\n".join(parts), id="commands")
 
 
