@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from playbook_jax import config as config_lib, progress, trial as trial_lib
@@ -49,6 +49,7 @@ def launch(
     retry_failed: bool = False,
     time_limit: float = math.inf,
     train_module: str = TRAIN_MODULE,
+    make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None,
 ) -> int:
     """Runs a study, or what is left of it, and writes its table, best config and report.
 
@@ -60,6 +61,7 @@ def launch(
       retry_failed: whether trials that FAILED are run again, from their last checkpoint.
       time_limit: after how many seconds a trial saves, and ends as FAILED.
       train_module: a module with the functions `validate` and `train` of train.py.
+      make_executor: makes what runs the trials; a `Pool` on this machine when None.
 
     Returns:
       The exit code: 0 when all trials came to their end, infeasible ones included, 1 when some
@@ -73,6 +75,7 @@ def launch(
         specification, study = open_study(asked, workdir)
         run = _Run(specification, study, stop, command, retry_failed)
         run.time_limit, run.doubts = time_limit, doubts.find(asked)
+        run.make_executor = make_executor
         try:
             return run.to_the_end(num_workers, train_module)
         except (WorkersFailedError, FailAlikeError) as error:
@@ -112,10 +115,12 @@ class _Run:
       keep: whether the study directory stays as it is, even if no trial has started.
       time_limit: see `launch`.
       doubts: what to say about a study before its first trial.
+      make_executor: see `launch`.
     """
 
     time_limit = math.inf
     doubts: Sequence[str] = ()
+    make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None
 
     def __init__(
         self,
@@ -149,12 +154,16 @@ class _Run:
         self._num_finished = sum(s["state"] in self._over for s in self._statuses.values())
         left = self._specification.num_trials - self._num_finished
         if left:  # first of all: what the workers import takes longer than what follows here
-            self._executor = Pool(
-                min(num_workers, left),
-                self._study.logs,
-                train_module,
-                self._study.lock.fd,
-                self._stop,
+            self._executor = (
+                self.make_executor(self._study, self._stop)
+                if self.make_executor
+                else Pool(
+                    min(num_workers, left),
+                    self._study.logs,
+                    train_module,
+                    self._study.lock.fd,
+                    self._stop,
+                )
             )
         self._trials = extend(stored, self._specification)
         for row in self._trials[len(stored) :]:
