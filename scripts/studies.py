@@ -7,6 +7,7 @@ scripts/studies.py --study=runs/b --compare=runs/a      in what b differs from a
 scripts/studies.py --study=runs/a --prune               removes the checkpoints of all but the best trial
 """
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -63,6 +64,9 @@ def show(study: ledger.Study) -> None:
             rows.append((str(row["trial"]), _cell(status["objective"]), *values))
         _print_table(rows)
     print(f"Started by: {entry.reproduction or 'not started'}")
+    if study.ranked:
+        again = ["scripts/reproduce.py", f"--trial={study.trial_directory(study.ranked[0])}"]
+        print(f"The best trial again: {shlex.join(again)} --workdir=NEW")
     print(f"Code: {entry.code}")
 
 

@@ -1,7 +1,6 @@
 import contextlib
 import io
 import shlex
-import shutil
 
 import pytest
 import synthetic_study as synthetic
@@ -55,9 +54,9 @@ def test_the_command_for_the_best_trial_is_the_launchers_own(concluded):
     path, printed = concluded
     (line,) = [line for line in printed.splitlines() if line.startswith("Train the best trial")]
     expected = shlex.split(line.split(": ", 1)[1])
-    assert expected[0] == "scripts/train.py"
+    assert expected[:2] == ["scripts/reproduce.py", f"--trial={path}/trials/002"]
     study = study_lib.load(path)
-    assert list(lines(study)["Train the best trial, 2, again."]) == expected
+    assert list(lines(study)["Train the best trial, 2, again, bit for bit."]) == expected
     # As one copies it from the page, quotes and all.
     page = Page((path / report.NAME).read_text())
     shown = {shlex.join(shlex.split(e.text)) for e in page.all("pre")}
@@ -66,31 +65,12 @@ def test_the_command_for_the_best_trial_is_the_launchers_own(concluded):
     assert "'" in (path / "best_config.py").read_text()
 
 
-def test_the_config_that_it_names_is_the_best_trials(concluded):
-    path, _ = concluded
-    words = lines(study_lib.load(path))["Train the best trial, 2, again."]
-    (file,) = [w.removeprefix("--config=") for w in words if w.startswith("--config=")]
-    assert file == str(path / "best_config.py")
+def test_the_config_that_is_ready_to_run_is_the_best_trials(concluded):
+    path, printed = concluded
+    assert f"Its config, to begin the next one with: {path}/best_config.py" in printed
     trained = trial_lib.load(path / "trials" / "002").config
-    assert not config_lib.differences(trained, config_lib.to_dict(config_lib.load(file)))
-
-
-def test_a_config_of_an_earlier_best_trial_is_not_named(concluded, tmp_path):
-    path = shutil.copytree(concluded[0], tmp_path / "s")
-    status = path / "trials" / "000" / "status.json"
-    trial_lib.write_json(status, trial_lib.read_json(status) | {"objective": -1})
-    words = lines(study_lib.load(path))["Train the best trial, 0, again."]
-    file = path / "trials" / "000" / "config.json"
-    assert f"--config={file}" in words
-    trained = trial_lib.load(path / "trials" / "000").config
-    assert not config_lib.differences(trained, config_lib.to_dict(config_lib.load(file)))
-
-
-def test_threads_that_are_not_known_are_left_out(concluded, tmp_path):
-    path = shutil.copytree(concluded[0], tmp_path / "s")
-    (path / "trials" / "002" / "provenance.json").unlink()
-    words = lines(study_lib.load(path))["Train the best trial, 2, again."]
-    assert not [word for word in words if "cores" in word]
+    found = config_lib.load(path / "best_config.py")
+    assert not config_lib.differences(trained, config_lib.to_dict(found))
 
 
 def test_what_comes_next_depends_on_the_study(concluded):

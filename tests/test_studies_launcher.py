@@ -141,7 +141,9 @@ def test_a_study_runs_to_its_end_and_a_second_time_runs_nothing(tmp_path):
     assert f"Best: trial {best}, validation/loss {abs(rates[best] - 0.1):.4g} at" in output
     assert f"fine   All is well.\nReport: {study.path}/report.html\n" in output
     command = f"scripts/train.py --config={study.path}/best_config.py --workdir={study.path}_best"
-    assert f"Train the best trial again: {command} --cores=1\n" in output
+    again = f"--trial={study.path}/trials/{best:03d} --workdir={study.path}_best"
+    assert f"Train the best trial again, bit for bit: scripts/reproduce.py {again}\n" in output
+    assert f"next one with: {study.path}/best_config.py\n" in output
     assert (
         f"See whether it was luck: scripts/replicate.py --study={study.path} --baseline=" in output
     )

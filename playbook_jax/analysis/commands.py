@@ -5,8 +5,6 @@ import re
 import shlex
 from pathlib import Path
 
-from etils import epath
-
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import next_draft, numerals
 from playbook_jax.analysis.findings import ACT, LOOK, Finding
@@ -39,7 +37,8 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
         found.append(Command(f"Continue the study: {number} to go.", _launch(study, shown)))
     if study.best is not None:
         number = study.best.number
-        found.append(Command(f"Train the best trial, {number}, again.", reproduce(study, number)))
+        purpose = f"Train the best trial, {number}, again, bit for bit."
+        found.append(Command(purpose, reproduce(study, number)))
     if (study.directory / next_draft.NAME).exists():
         changes = tuple(c.text for c in next_draft.draft(study, findings).changes)
         purpose = (
@@ -69,26 +68,10 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
 
 
 def reproduce(study: Study, number: int) -> tuple[str, ...]:
-    """Returns the command that trains a trial again, with as many threads: other numbers, other bits."""
+    """Returns the command that runs a trial again from its directory, and compares every bit."""
     shown = display_path(study)
-    directory = study.directory / "trials" / f"{number:03d}"
-    config = "best_config.py"
-    if not _is_config_of(study.directory / config, number):
-        config = f"trials/{number:03d}/config.json"
-    words = ["scripts/train.py", f"--config={shown}/{config}", f"--workdir={shown}_best"]
-    threads = trial_lib.Trial(directory, {}, {}).provenance.get("threads")
-    if isinstance(threads, int):
-        words.append(f"--cores={threads}")
-    return _quote(*words)
-
-
-def _is_config_of(path: epath.Path, number: int) -> bool:
-    """Says whether the launcher wrote the config for this trial, and not for an earlier best one."""
-    try:
-        first = path.read_text().split("\n", 1)[0]
-    except OSError:
-        return False
-    return f": trial {number}, " in first
+    trial = f"--trial={shown}/trials/{number:03d}"
+    return _quote("scripts/reproduce.py", trial, f"--workdir={shown}_best")
 
 
 def display_path(study: Study) -> str:

@@ -68,7 +68,13 @@ def conclude(
             f"--baseline={specification.base_config_path}",
             f"--workdir={path.with_name(path.name + '_replicates')}",
         ]
-        print(f"Train the best trial again: {shlex.join(train_command)}")
+        reproduce_command = [
+            str(script.with_name("reproduce.py")),
+            f"--trial={path / 'trials' / study.trial_directory(trials[best]['trial']).name}",
+            f"--workdir={path.with_name(path.name + '_best')}",
+        ]
+        print(f"Train the best trial again, bit for bit: {shlex.join(reproduce_command)}")
+        print(f"Its config, to begin the next one with: {path / 'best_config.py'}")
         print(f"See whether it was luck: {shlex.join(replicate_command)}")
     return reported
 

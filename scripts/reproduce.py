@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Runs a finished trial once more from its directory, and says whether every bit is the same.
+
+    scripts/reproduce.py --trial=/tmp/study/trials/007 --workdir=/tmp/again
+
+The config, the number of cores and devices, the packing and the environment are those that the trial's
+directory holds. Exit codes: 0 every bit is the same, 1 not (then it names the first step that differs, and
+what is no longer as it was), 2 bad input, 75 interrupted (continue by the same command).
+"""
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from playbook_jax import command_line, comparison, reproduction, trial
+from playbook_jax.errors import UsageError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("trial", None, "The directory of a trial that is COMPLETE or INFEASIBLE.")
+flags.DEFINE_string("workdir", None, "Where it is run again: made if missing, continued if not.")
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise UsageError(f"{argv[1]!r} is not a flag; see --help")
+    for name in ("trial", "workdir"):
+        if not FLAGS[name].value:
+            raise UsageError(f"--{name}=DIR is missing")
+    original = reproduction.read(FLAGS.trial, FLAGS.workdir)
+    reproduction.set_up(original.provenance)
+
+    stopped: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stopped.append(number))
+    status = _run(original, lambda: bool(stopped))
+    if status["state"] == trial.INTERRUPTED:
+        print(f"Stopped at step {status['step']:,}.")
+        print(f"Continue with: {shlex.join(command_line.command())}")
+        return trial.EXIT_CODES[trial.INTERRUPTED]
+    then, now = (trial.load(directory) for directory in (FLAGS.trial, FLAGS.workdir))
+    return _report(then, now)
+
+
+def _run(original: trial.Trial, should_stop: Callable[[], bool]) -> dict:
+    from playbook_jax import compilation_cache, progress
+
+    compilation_cache.enable()
+    line = None
+
+    def show(done: int, total: int, text: str) -> None:
+        nonlocal line
+        line = line or progress.Line(total, "steps", done=done)
+        line.update(done, text)
+
+    status = reproduction.run(
+        original,
+        FLAGS.workdir,
+        progress=show,
+        should_stop=should_stop,
+        command=command_line.command(),
+    )
+    if line:
+        line.close()
+    return status
+
+
+def _report(then: trial.Trial, now: trial.Trial) -> int:
+    found = comparison.compare(then.directory, now.directory)
+    changes = reproduction.changes(then.provenance, now.provenance)
+    if found.differences:
+        print("NOT the same:", *found.differences, sep="\n  ")
+    else:
+        print(f"Every bit is the same: {', '.join(found.compared)}.")
+    for what in found.missing:
+        print(f"Not compared: {what}")
+    if changes:
+        print("What is no longer as it was:", *changes, sep="\n  ")
+    elif found.differences:
+        print(reproduction.unexplained(then.provenance))
+    print(f"The trial is in {FLAGS.workdir}")
+    return 1 if found.differences else 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)
