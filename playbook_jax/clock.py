@@ -29,30 +29,31 @@ class Work(Protocol):
 
 
 class Clock:
-    """Measures one run.
+    """Measures what the devices of one run lose, whether it runs one trial or several at once.
 
     The time until the first call of the device is on its way, in which data sets are opened and
     programs compiled, is told apart as startup: it belongs to no step.
+
+    Attributes:
+      now: gives the time in seconds.
+      start: when the run began.
+      begun: when its first call was sent; None until then.
+      waited: for how many seconds the devices were idle while the input was read.
     """
 
-    def __init__(
-        self, step: int, batch_size: int, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Starts at a number of completed updates, each of `batch_size` examples."""
-        self._now = now
-        self._start = self._row_time = self._status_time = now()
-        self._startup: float | None = None
-        self._row_step, self._batch_size = step, batch_size
-        self._input_seconds = self._last_feed = 0.0
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """Starts now."""
+        self.now = now
+        self.start = now()
+        self.begun: float | None = None
+        self.waited = self._last_feed = 0.0
         self._work: tuple[Work, ...] = ()
-        self.complaint = ""  # of the last interval, where it was input-bound
 
     def sent(self, *work: Work) -> None:
         """Notes what the devices were last given to do; they are idle once all of it is done."""
         self._work = work
-        if self._startup is None:
-            self._row_time = self._now()
-            self._startup = self._row_time - self._start
+        if self.begun is None:
+            self.begun = self.now()
 
     def input(self, feed: Callable[[], Any]) -> Any:
         """Returns what `feed` does, counting as waiting the time in which the devices are idle.
@@ -62,52 +63,68 @@ class Clock:
         half of it counts, the middle between what may have been lost at least and at most. The first
         feed is part of the startup.
         """
-        start, busy = self._now(), not self._idle()
+        start, busy = self.now(), not self._idle()
         finish = None
         if busy and self._last_feed >= _LONG_FEED:
-            finish = _watcher().submit(_when_done, self._work, self._now)
+            finish = _watcher().submit(_when_done, self._work, self.now)
         result = feed()
-        end = self._now()
+        end = self.now()
         self._last_feed = end - start
-        if self._startup is None or (busy and not self._idle()):
+        if self.begun is None or (busy and not self._idle()):
             return result
         if finish:
             start = max(start, min(end, finish.result()))
-        self._input_seconds += (end - start) / (2 if busy and not finish else 1)
+        self.waited += (end - start) / (2 if busy and not finish else 1)
         return result
 
     def _idle(self) -> bool:
         return all(work.is_ready() for work in self._work)
+
+
+class Laps:
+    """The rows of one trial's `timing.jsonl`.
+
+    Attributes:
+      complaint: of the last interval, where it was input-bound.
+    """
+
+    complaint = ""
+
+    def __init__(self, clock: Clock, step: int, batch_size: int) -> None:
+        """Begins where the clock does, at a number of completed updates, each of `batch_size` examples."""
+        self._clock, self._step, self._batch_size = clock, step, batch_size
+        self._time: float | None = None  # when the last row was made
+        self._waited, self._status_time = 0.0, clock.start
 
     def row(self, step: int) -> dict[str, Any]:
         """Returns a row of `timing.jsonl`, about the interval since the last one.
 
         Its `seconds` count from the start of this process's run, `interval_seconds` are those of the
         interval, and `input_wait` is the fraction of it that was lost; the first row of a process also
-        has `startup_seconds`.
+        has `startup_seconds`. Of several trials that run at once, each has all of the time.
         """
-        now = self._now()
-        interval = max(now - self._row_time, 1e-9)
-        steps_per_second = (step - self._row_step) / interval
+        clock, now = self._clock, self._clock.now()
+        first, begun = self._time is None, clock.start if clock.begun is None else clock.begun
+        interval = max(now - (begun if first else self._time), 1e-9)
+        steps_per_second = (step - self._step) / interval
         row = {
             "step": step,
-            "seconds": round(now - self._start, 4),
+            "seconds": round(now - clock.start, 4),
             "interval_seconds": round(interval, 6),
             "steps_per_second": round(steps_per_second, 4),
             "examples_per_second": round(steps_per_second * self._batch_size, 2),
-            "input_wait": round(min(1.0, self._input_seconds / interval), 4),
+            "input_wait": round(min(1.0, (clock.waited - self._waited) / interval), 4),
         }
-        if self._startup:
-            row["startup_seconds"] = round(self._startup, 4)
-            self._startup = 0.0
-        self._row_time, self._row_step, self._input_seconds = now, step, 0.0
+        if first:
+            row["startup_seconds"] = round(begun - clock.start, 4)
+        self._time, self._step, self._waited = now, step, clock.waited
         wait = row["input_wait"]
         self.complaint = f" · input-bound: {_percent(wait)}" if wait > INPUT_BOUND else ""
         return row
 
     def status_is_due(self) -> bool:
         """Returns whether `status.json` is old enough to be written again."""
-        now = self._now()
+        now = self._clock.now()
         due = now - self._status_time > _STATUS_SECONDS
         if due:
             self._status_time = now

@@ -150,8 +150,13 @@ def make_predict(workload: Workload) -> Callable[..., dict[str, Any]]:
 def write_predictions(
     path: epath.Path, examples: np.ndarray, batches: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Writes what `make_predict` gave, and as `example` the numbers of the examples, to an .npz file."""
-    batches = [parallel.first(batch) for batch in batches]
+    """Writes predictions to an .npz file, and as `example` the numbers of the examples.
+
+    Args:
+      path: of the file; host 0 writes it.
+      examples: their numbers.
+      batches: what `make_predict` gave for each batch, as NumPy arrays; the last ones may be padding.
+    """
     arrays = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(examples)], *batches)
     if parallel.host_index() == 0:
         write_arrays(path, {"example": examples, **arrays})

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,13 +16,13 @@ _LONG = 500
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
-def conclude(writer: trial.Writer, error: Exception) -> dict[str, Any]:
-    """Writes that a trial FAILED, and returns that status.
+def conclude(writers: Sequence[trial.Writer], error: Exception) -> list[dict[str, Any]]:
+    """Writes that trials FAILED, and returns their statuses.
 
     What the disk no longer takes goes to standard error instead.
 
     Args:
-      writer: of the trial.
+      writers: of the trials that one run made.
       error: what ended the run; now being handled.
     """
     reason = _reason(error)
@@ -29,6 +30,10 @@ def conclude(writer: trial.Writer, error: Exception) -> dict[str, Any]:
     if not isinstance(error, InputError) and not reason.startswith("disk full"):
         traceback.print_exc()
     print(f"error: {reason}", file=sys.stderr)
+    return [_write(writer, reason) for writer in writers]
+
+
+def _write(writer: trial.Writer, reason: str) -> dict[str, Any]:
     status = writer.status | {"state": trial.FAILED, "reason": reason}
     status |= {"best_step": None, "objective": None}
     try:

@@ -1,14 +1,17 @@
-"""What trials of one static config share: the model, the data on the devices, the compiled steps."""
+"""What trials of one static config share: the model, the data on the devices, the compiled steps.
+
+One program runs one trial, or, packed, several of them at once; see lanes.py.
+"""
 
 import dataclasses
 import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,6 +21,7 @@ from playbook_jax import (
     evaluation_batches,
     group_norms,
     input_pipeline,
+    lanes as lanes_lib,
     optimizers,
     parallel,
     parameter_rules,
@@ -30,8 +34,6 @@ from playbook_jax import (
 from playbook_jax.errors import UsageError, unknown
 from playbook_jax.train_step import TrainState
 
-Variants = Mapping[str, Mapping[str, Any]]
-
 # Splits that periodic evaluations see. The test set is not among them.
 PERIODIC_SPLITS = ("train", "validation")
 _KEPT_PROGRAMS = 8  # of a study with several static configs
@@ -40,6 +42,9 @@ _KEPT_PROGRAMS = 8  # of a study with several static configs
 @dataclasses.dataclass(frozen=True)
 class Program:
     """Compiled on first use, then kept by `get`.
+
+    Where there are lanes, the arguments and results that belong to a trial have a lane axis:
+    `lanes.join` and `lanes.part` lead there and back.
 
     Attributes:
       workload: the model, its loss and metrics.
@@ -50,11 +55,14 @@ class Program:
       columns: the names of the per-step records' columns.
       rules: which parameters are frozen, learn slower, or decay.
       examples: the numbers of the validation examples whose predictions are saved.
+      functions: what it is compiled from.
+      lanes: how many trials run in it at once; None where it is one, without a lane axis.
       init: (seed, dropout_seed) → the state before step 0, on the devices; see `initial_state`.
       run_steps: see `train_step.make_run_steps`.
       settle: (state) → (state, copy, variants), with the batch statistics averaged over the devices.
         The copy can be read while the next step takes over the state's buffers. The variants are
         what is to be evaluated, {"": variables}, and {"polyak/": variables} where there are averages.
+        With lanes, (state, due): bool [lanes], of which lanes the statistics are averaged.
       evaluate: see `evaluation.make_evaluate`.
       predict: see `evaluation.make_predict`; of `examples`, whose batches are `splits["examples"]`.
     """
@@ -67,28 +75,40 @@ class Program:
     columns: tuple[str, ...]
     rules: parameter_rules.ParameterRules
     examples: np.ndarray
-    init: Callable[[int], TrainState]
+    functions: lanes_lib.Functions
+    lanes: int | None
+    init: Callable[..., TrainState]
     run_steps: Callable[..., tuple[TrainState, Any, Any]]
-    settle: Callable[[TrainState], tuple[TrainState, TrainState, Variants]]
+    settle: Callable[..., tuple[TrainState, TrainState, lanes_lib.Variants]]
     evaluate: Callable[..., dict[str, Any]]
     predict: Callable[..., dict[str, Any]]
 
-    def restore(self, state: TrainState, of_devices: Any = None) -> TrainState:
-        """Returns a state of NumPy arrays on the devices.
+    def restore(
+        self, states: Mapping[int, TrainState], of_devices: Mapping[int, Any] = MappingProxyType({})
+    ) -> TrainState:
+        """Returns states of NumPy arrays on the devices.
 
         Args:
-          state: the same on all of them.
-          of_devices: what `of_devices` gave, or None. From another number of devices it is of no use;
-            then all of them begin with the averaged statistics of `state`.
+          states: lane → state, the same on all devices; {0: state} without lanes.
+          of_devices: lane → what `of_devices` gave. From another number of devices it is of no use;
+            then, and where it is missing, all devices begin with the averaged statistics of the state.
         """
-        state = parallel.replicate(state)
-        if (
-            of_devices is None
-            or len(jax.tree.leaves(of_devices)[0]) != parallel.all_devices_count()
-        ):
+        state = parallel.replicate(lanes_lib.join(self.lanes, states))
+        devices = parallel.all_devices_count()
+        given = {
+            lane: own
+            for lane, own in of_devices.items()
+            if own is not None and len(jax.tree.leaves(own)[0]) == devices
+        }
+        if not given:
             return state
-        mine = parallel.host_part(parallel.all_devices_count())
-        own = jax.tree.map(lambda x: parallel.place(x[mine.start : mine.stop]), of_devices)
+        averaged = {
+            lane: jax.tree.map(lambda x: np.stack([x] * devices), lanes_lib.statistics(one))
+            for lane, one in states.items()
+        }
+        mine = parallel.host_part(devices)
+        joined = lanes_lib.join(self.lanes, averaged | given, axis=1)
+        own = jax.tree.map(lambda x: parallel.place(x[mine.start : mine.stop]), joined)
         polyak = {**state.polyak, **own.get("polyak", {})}
         return dataclasses.replace(state, batch_stats=own["batch_stats"], polyak=polyak)
 
@@ -97,12 +117,10 @@ class Program:
 
         These are the running statistics of batch norm and their moving average; None without any.
         """
-        own: dict[str, Any] = {"batch_stats": state.batch_stats}
-        if state.polyak:
-            own["polyak"] = {"batch_stats": state.polyak["batch_stats"]}
+        own = lanes_lib.statistics(state)
         return parallel.of_all_devices(own) if jax.tree.leaves(own) else None
 
-    def start_evaluations(self, variants: Variants, hparams: Any) -> dict[str, Any]:
+    def start_evaluations(self, variants: lanes_lib.Variants, hparams: Any) -> dict[str, Any]:
         """Returns the sums of all periodic metrics by name, while the devices still compute them."""
         return {
             f"{split}/{variant}{metric}": pair
@@ -115,7 +133,9 @@ class Program:
         self, variables: Mapping[str, Any], split: str, hparams: Any
     ) -> dict[str, Any]:
         """Returns the sums of the metrics over a split, while the devices still compute them."""
-        sums = {name: np.zeros((parallel.device_count(), 2), np.float32) for name in self.metrics}
+        lanes = () if self.lanes is None else (self.lanes,)
+        shape = (parallel.device_count(), *lanes, 2)
+        sums = {name: np.zeros(shape, np.float32) for name in self.metrics}
         batches = self.splits[split]
         for number, (data, index) in enumerate(batches, start=1):
             sums = self.evaluate(
@@ -125,7 +145,7 @@ class Program:
                 jax.block_until_ready(sums)
         return sums
 
-    def start_predictions(self, variants: Variants, hparams: Any) -> list[dict[str, Any]]:
+    def start_predictions(self, variants: lanes_lib.Variants, hparams: Any) -> list[dict[str, Any]]:
         """Returns, a batch each, the predictions of `examples`, while the devices compute them."""
         return [
             self.predict(variants, data, index, hparams)
@@ -133,8 +153,12 @@ class Program:
         ]
 
 
-def get(config: ConfigDict) -> Program:
+def get(config: ConfigDict, lanes: int | None = None) -> Program:
     """Returns the program of a complete config, the same one for all that share its static part.
+
+    Args:
+      config: any of those whose trials it is to run.
+      lanes: how many of them at once; None: one, without a lane axis.
 
     Raises:
       UsageError: the config names something that does not exist, or sizes do not fit.
@@ -147,11 +171,14 @@ def get(config: ConfigDict) -> Program:
         raise unknown("device_mapping", config.device_mapping, parallel.MAPPINGS)
     if config.device_mapping != "pmap" and parallel.host_count() > 1:
         raise UsageError(f"device_mapping {config.device_mapping!r} is for one host; use 'pmap'")
-    return _build(config_lib.static_part(config))
+    return _build(config_lib.static_part(config), lanes)
 
 
 @functools.lru_cache(maxsize=_KEPT_PROGRAMS)
-def _build(static_part: str) -> Program:
+def _build(static_part: str, lanes: int | None) -> Program:
+    if lanes is not None:
+        alone = _build(static_part, None)
+        return dataclasses.replace(alone, lanes=lanes, **alone.functions.compiled(lanes))
     config = config_lib.from_dict(json.loads(static_part))
     source = input_pipeline.source_class(config.dataset.source)
     workload = workload_lib.find(config.workload)(config)
@@ -175,21 +202,26 @@ def _build(static_part: str) -> Program:
     if len(examples):
         evaluation.check_predictions(workload, splits.template(validation), variables, hparams)
         samples["examples"] = splits.only(validation, examples)
-    run_steps = train_step.make_run_steps(
-        workload,
-        config.optimizer,
-        config.schedule,
-        source.gather,
-        config.steps_per_call,
-        rules,
-        config.record_group_norms,
-    )
     trained = rules.trained(variables["params"])
     groups = group_norms.columns(trained) if config.record_group_norms else ()
-    init = functools.partial(
-        train_step.initial_state, workload, config.optimizer, polyak=polyak, rules=rules
+    functions = lanes_lib.Functions(
+        init=functools.partial(
+            train_step.initial_state, workload, config.optimizer, polyak=polyak, rules=rules
+        ),
+        run_steps=functools.partial(
+            train_step.make_run_steps,
+            workload,
+            config.optimizer,
+            config.schedule,
+            source.gather,
+            config.steps_per_call,
+            rules,
+            config.record_group_norms,
+        ),
+        evaluate=evaluation.make_evaluate(workload),
+        predict=evaluation.make_predict(workload),
+        mapping=config.device_mapping,
     )
-    on_devices = functools.partial(parallel.on_devices, mapping=config.device_mapping)
     return Program(
         workload=workload,
         arrays=arrays,
@@ -202,13 +234,9 @@ def _build(static_part: str) -> Program:
         columns=trial.STEP_COLUMNS + groups,
         rules=rules,
         examples=examples,
-        init=_on_every_device(init, on_devices),
-        run_steps=on_devices(run_steps, (0, 0, 0, 0, None, None, None, None, None), donate=(0, 1)),
-        settle=on_devices(_settle, (0,), donate=(0,)),
-        evaluate=on_devices(
-            evaluation.make_evaluate(workload), (0, 0, 0, None, None, 0), donate=(5,)
-        ),
-        predict=on_devices(evaluation.make_predict(workload), (0, 0, None, None)),
+        functions=functions,
+        lanes=None,
+        **functions.compiled(None),
     )
 
 
@@ -221,38 +249,6 @@ def _check_metric(config: ConfigDict, metrics: Iterable[str], polyak: bool) -> N
     ]
     if config.checkpoint.metric not in names:
         raise unknown("checkpoint.metric", config.checkpoint.metric, names)
-
-
-def _on_every_device(
-    init: Callable[..., TrainState], on_devices: Callable[..., Callable]
-) -> Callable[..., TrainState]:
-    """Returns the function (seed, dropout_seed) → the same initial state on every device."""
-    mapped = on_devices(
-        lambda seed, dropout_seed, _: init(seed=seed, dropout_seed=dropout_seed), (None, None, 0)
-    )
-    devices = np.zeros(parallel.device_count(), np.int8)
-
-    def on_all(seed: int, dropout_seed: int | None = None) -> TrainState:
-        return mapped(
-            np.uint32(seed), np.uint32(seed if dropout_seed is None else dropout_seed), devices
-        )
-
-    return on_all
-
-
-def _settle(state: TrainState) -> tuple[TrainState, TrainState, Variants]:
-    def synchronized(batch_stats: Any) -> Any:
-        return jax.lax.pmean(batch_stats, parallel.AXIS)
-
-    state = dataclasses.replace(state, batch_stats=synchronized(state.batch_stats))
-    if state.polyak:
-        averages = {**state.polyak, "batch_stats": synchronized(state.polyak["batch_stats"])}
-        state = dataclasses.replace(state, polyak=averages)
-    copy = jax.tree.map(jnp.copy, state)
-    variants = {"": {"params": copy.params, "batch_stats": copy.batch_stats}}
-    if state.polyak:
-        variants["polyak/"] = train_step.polyak_average(copy.polyak)
-    return state, copy, variants
 
 
 def _check_batch_sizes(config: ConfigDict, train_size: int) -> None:

@@ -47,6 +47,7 @@ def collect(
     command: list[str] | None,
     seeds: Mapping[str, int],
     earlier: Mapping[str, Any] = MappingProxyType({}),
+    packing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns the contents of `provenance.json`.
 
@@ -55,6 +56,8 @@ def collect(
       seeds: those of initialization, data and dropout, see `config.seeds`.
       earlier: what the file held before, of which NOTES stay; the rest goes into `earlier_runs`, a
         list in the order of the runs, where it is no longer so.
+      packing: `lanes`, how many trials ran in one program, and `lane`, which of them this is; None
+        where it ran alone.
     """
     import jax
 
@@ -72,6 +75,8 @@ def collect(
         "backend": devices[0].platform,
         # A CPU computes other bits with another number of threads.
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        # Nor does a trial compute the same bits alone and beside others.
+        "packing": None if packing is None else dict(packing),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_ENVIRONMENT)},
         "seeds": dict(seeds),
     }

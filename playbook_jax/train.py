@@ -10,8 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,27 +19,23 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from playbook_jax import (
-    checkpoints,
-    clock,
+    clock as clock_lib,
     config as config_lib,
-    divergence,
-    evaluation,
     failure,
     input_pipeline,
+    lanes as lanes_lib,
     parallel,
     profiling,
     program as program_lib,
-    provenance,
+    recorder as recorder_lib,
     tensorboard,
     train_step,
     transfer,
     trial,
 )
 from playbook_jax.errors import InputError, UsageError
+from playbook_jax.recorder import Progress, Recorder
 from playbook_jax.train_step import TrainState
-
-# Done steps, all steps, and a word on how it goes.
-Progress = Callable[[int, int, str], None]
 
 # Calls of the device that may be unfinished. Enough that it never waits; on several virtual CPU
 # devices, more than 16 abort the process.
@@ -90,302 +85,289 @@ def train(
       UsageError: the config can't be run, or `workdir` or its checkpoint is not for it.
     """
     config = validate(config)
-    checkpoints.check_place(workdir)
     start = transfer.read(config, workdir)
-    writer = _open(workdir, config)
+    writer = recorder_lib.open_trial(workdir, config)
     status = writer.status
     if _of_host_0(status["state"] in (trial.COMPLETE, trial.INFEASIBLE)):
         return status
     try:
         with (
-            checkpoints.Checkpoints(
-                writer.directory, keep_best=config.checkpoint.keep_best, mode=config.checkpoint.mode
-            ) as saved,
+            Recorder(config, writer, start, progress=progress) as recorder,
             profiler or profiling.Profiler() as profiler,
             view or contextlib.nullcontext() as writer.view,
         ):
-            progress = progress or (lambda done, total, text: None)
-            run = _Run(config, writer, saved, progress, start, profiler)
-            earlier = trial.read_json(writer.directory / "provenance.json", {}) | run.origin
-            origin = provenance.collect(command, config_lib.seeds(config), earlier)
-            writer.write("provenance.json", origin)
-            return run.to_the_end(should_stop)
-    except InputError as error:
-        return failure.conclude(writer, error)
-    except UsageError:
-        raise
+            Run(program_lib.get(config), {0: recorder}, command, profiler).to_the_end(should_stop)
+            return recorder.status
     except Exception as error:
-        return failure.conclude(writer, error)
-
-
-def _open(workdir: epath.PathLike, config: ConfigDict) -> trial.Writer:
-    """Opens the trial on every host; host 0 writes, and what it writes the others must see."""
-    writes = parallel.host_index() == 0
-    writer, refusal = None, None
-    for turn in (True, False):
-        if writes == turn:
-            try:
-                writer = trial.Writer(workdir, config_lib.to_dict(config), writes=writes)
-            except UsageError as error:
-                refusal = error
-        if any(parallel.agree(refusal is not None)):
-            raise refusal or UsageError("another host refuses this run; see what it says")
-    return writer
+        if isinstance(error, UsageError) and not isinstance(error, InputError):
+            raise
+        return failure.conclude([writer], error)[0]
 
 
 def _of_host_0(value: int) -> int:
     return parallel.agree(value)[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stretch:
-    """What the steps from `start` to `end` have left on the devices, to be read once they are through.
+class _Lane:
+    """One of the trials that run.
 
     Attributes:
-      start: the number of completed updates before it.
-      end: the number of completed updates after it.
-      records: per-step records, the first `end − start` of them.
+      recorder: keeps its directory.
+      source: of its batches.
+      start: the number of completed updates at the start of the current stretch.
+      step: how many updates were sent to the devices.
+      boundary: where the stretch ends.
+    """
+
+    def __init__(self, recorder: Recorder, source: input_pipeline.Source) -> None:
+        self.recorder, self.source = recorder, source
+        self.start = self.step = self.boundary = recorder.step
+
+    @property
+    def runs(self) -> bool:
+        """Whether there are steps left to be sent."""
+        return self.recorder.status is None and self.step < self.recorder.total
+
+    def set_out(self, also: Sequence[int] = ()) -> None:
+        """Begins the stretch up to where something is to be logged, evaluated or saved, or `also`."""
+        config = self.recorder.config
+        intervals = (
+            config.log_every_steps,
+            config.eval_every_steps,
+            config.checkpoint.every_steps,
+        )
+        due = [(self.step // every + 1) * every for every in intervals]
+        self.start, self.boundary = self.step, min(self.recorder.total, *due, *also)
+
+    def is_due(self, every: int) -> bool:
+        """Whether what happens every so many steps, and at the end, is due at the stretch's end."""
+        return self.step > self.start and (
+            self.step == self.recorder.total or self.step % every == 0
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stretch:
+    """What a stretch of steps has left on the devices, to be read once they are through.
+
+    Attributes:
+      spans: lane → the numbers of completed updates before and after it.
+      evaluated: the lanes that are evaluated at its end.
+      saved: the lanes of which a checkpoint is made.
+      early: those of them of which none is due.
+      records: per-step records, the first of the buffer.
       outcome: the last of what `run_steps` returns.
       snapshot: the state, where there is an evaluation or a checkpoint.
       evaluations: metric → its numerator and denominator.
       predictions: those of `config.save_predictions`, a batch each.
-      save: whether a checkpoint is due.
-      of_devices: each device's own batch statistics, where a checkpoint is not due but made.
+      of_devices: each device's own batch statistics, where there are early checkpoints.
     """
 
-    start: int
-    end: int
+    spans: Mapping[int, tuple[int, int]]
+    evaluated: frozenset[int]
+    saved: frozenset[int]
+    early: frozenset[int]
     records: Any
     outcome: Any
     snapshot: TrainState | None
     evaluations: Mapping[str, Any]
     predictions: list[Any]
-    save: bool
     of_devices: Any
 
 
-class _Run:
-    """One run of one trial."""
+class Run:
+    """One run of one trial, or of several whose configs share their static part, side by side.
+
+    Attributes:
+      lanes: those of the program that hold a trial.
+    """
 
     def __init__(
         self,
-        config: ConfigDict,
-        writer: trial.Writer,
-        saved: checkpoints.Checkpoints,
-        progress: Progress,
-        start: transfer.Start | None,
+        program: program_lib.Program,
+        recorders: Mapping[int, Recorder],
+        command: list[str] | None,
         profiler: profiling.Profiler,
     ) -> None:
-        self._config, self._writer, self._progress = config, writer, progress
-        self._checkpoints, self._profiler = saved, profiler
-        self._program = program_lib.get(config)
-        self._hparams = train_step.cast_hparams(config.hparams)
-        self._max_train_steps = np.float32(config.max_train_steps)
-        self._total = config_lib.total_steps(config)
-        self._source = input_pipeline.make_source(
-            config, self._program.workload, self._program.arrays["train"]
+        """Brings the trials to where they go on.
+
+        Args:
+          program: that of their configs.
+          recorders: lane → the open trial; {0: …} in a program without lanes.
+          command: what started the run, for the provenance.
+          profiler: what profiles some of its steps; not with lanes.
+        """
+        self._program, self._profiler = program, profiler
+        self._join = functools.partial(lanes_lib.join, program.lanes)
+        self._part = functools.partial(lanes_lib.part, program.lanes)
+        configs = {lane: recorder.config for lane, recorder in recorders.items()}
+        self._config = next(iter(configs.values()))  # for what all of them share
+        self._hparams = self._join({lane: r.hparams for lane, r in recorders.items()})
+        self._max_train_steps = self._join(
+            {lane: np.float32(config.max_train_steps) for lane, config in configs.items()}
         )
-        seeds = config_lib.seeds(config)
-        self._state = self._program.init(seeds["initialization"], seeds["dropout"])
-        writer.write("steps.json", {"columns": self._program.columns})
-        self.origin: Mapping[str, Any] = {}  # what is to be said of it in the provenance
-        self._step = self._stretch_start = self._restore(start)
+        sources = {
+            lane: input_pipeline.make_source(config, program.workload, program.arrays["train"])
+            for lane, config in configs.items()
+        }
+        self._state = self._begin(recorders)
+        self.lanes = {lane: _Lane(recorders[lane], sources[lane]) for lane in recorders}
         self._records = self._new_records()
         self._in_flight: collections.deque[Any] = collections.deque()
-        self._infeasible: tuple[str, int] | None = None  # the reason and the step
         self._all_stop = False  # whether some host was asked to stop
-        self._clock = clock.Clock(self._step, config.batch_size)
-        profiler.start(writer.directory, self._step)
-        self._news = self._last_objective = ""
+        self._clock = clock_lib.Clock()
+        for lane, recorder in recorders.items():
+            packing = None if program.lanes is None else {"lanes": program.lanes, "lane": lane}
+            recorder.started(self._clock, command, packing)
+            profiler.start(recorder.directory, recorder.step)
 
-    def _restore(self, start: transfer.Start | None) -> int:
-        """Goes back to the latest checkpoint, or to the beginning, and returns the step."""
-        restored = self._checkpoints.restore(parallel.first(self._state))
-        if restored is not None:
-            self._state = self._program.restore(restored.state, restored.of_devices)
-        elif self._config.initialize_from.path:
-            self._state, self.origin = transfer.begin(self._config, self._program, start)
-        step = 0 if restored is None else restored.step
-        self._writer.rewind(step)
-        parallel.agree(step)  # the others read what host 0 has cut
-        loss = trial.read_steps(self._writer.directory)[:step, 0]
-        self._first_loss = float(loss[0]) if step else math.nan
-        self._last_losses = collections.deque(
-            loss[-divergence.LAST_STEPS :].tolist(), maxlen=divergence.LAST_STEPS
+    def _begin(self, recorders: Mapping[int, Recorder]) -> TrainState:
+        """Returns the state, on the devices, from which the trials go on."""
+        seeds = {lane: config_lib.seeds(r.config) for lane, r in recorders.items()}
+        names = ("initialization", "dropout")
+        state = self._program.init(
+            *(self._join({lane: np.uint32(s[name]) for lane, s in seeds.items()}) for name in names)
         )
-        return step
+        drawn = parallel.first(state)
+        fresh = {lane: self._part(drawn, lane) for lane in recorders}
+        begun = {lane: r.begin(self._program, fresh[lane]) for lane, r in recorders.items()}
+        restored = {lane: there for lane, there in begun.items() if there is not None}
+        if not restored:
+            return state
+        states = fresh | {lane: there.state for lane, there in restored.items()}
+        return self._program.restore(
+            states, {lane: there.of_devices for lane, there in restored.items()}
+        )
 
-    def to_the_end(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
-        """Trains, evaluates and saves until the run is over; returns the final status."""
-        self._write_status(trial.RUNNING)
-        if self.origin:  # from here on the run does not need its source
-            self._checkpoints.save(0, parallel.first(self._state))
+    def to_the_end(self, should_stop: Callable[[], bool]) -> None:
+        """Trains, evaluates and saves until all trials are over, or the run is stopped."""
         unread: _Stretch | None = None
-        while self._step < self._total and not self._infeasible:
-            boundary = self._next_boundary()
-            while self._step < boundary:
+        for lane in self.lanes.values():
+            if not lane.runs:  # all was done, but for the last words
+                lane.recorder.conclude()
+        while any(lane.runs for lane in self.lanes.values()):
+            for lane in self.lanes.values():
+                lane.set_out(self._profiler.boundaries(lane.step))
+            while any(lane.runs and lane.step < lane.boundary for lane in self.lanes.values()):
                 asked_to_stop = should_stop()
                 if self._all_stop or (asked_to_stop and parallel.host_count() == 1):
                     return self._interrupt(unread)
-                num_steps = min(self._config.steps_per_call, boundary - self._step)
-                self._send_steps(num_steps, asked_to_stop)
+                self._send_steps(asked_to_stop)
                 if unread:  # only now, with the devices busy again
                     self._read(unread)
                     unread = None
             unread = self._end_stretch()
-            self._profiler.at(self._step, vars(unread))
-        if unread and not self._infeasible:
+            self._profiler.at(next(iter(self.lanes.values())).step, vars(unread))
+        if unread:
             self._read(unread)
-        return self._conclude()
-
-    def _next_boundary(self) -> int:
-        """Returns the next step at which something is to be logged, evaluated or saved."""
-        intervals = (
-            self._config.log_every_steps,
-            self._config.eval_every_steps,
-            self._config.checkpoint.every_steps,
-        )
-        due = [(self._step // every + 1) * every for every in intervals]
-        return min(self._total, *due, *self._profiler.boundaries(self._step))
 
     def _new_records(self) -> Any:
         rows, columns = self._config.log_every_steps, len(self._program.columns)
-        return parallel.replicate(train_step.new_records(rows, columns))
+        return parallel.replicate(self._join({0: train_step.new_records(rows, columns)}))
 
-    def _send_steps(self, num_steps: int, asked_to_stop: bool) -> None:
+    def _send_steps(self, asked_to_stop: bool) -> None:
         """Sends the next steps to the devices, which may be busy with earlier ones."""
-        feed = self._clock.input(lambda: self._source.feed(self._step, num_steps))
-        pad = functools.partial(_pad, length=self._config.steps_per_call)
+        most = self._config.steps_per_call
+        num_steps = {
+            i: min(most, lane.boundary - lane.step) for i, lane in self.lanes.items() if lane.runs
+        }
+        num_steps = {i: n for i, n in num_steps.items() if n > 0}
+        feeds = self._clock.input(
+            lambda: {
+                i: self.lanes[i].source.feed(self.lanes[i].step, n) for i, n in num_steps.items()
+            }
+        )
+        pad = functools.partial(_pad, length=most)
+        split = {
+            i: jax.tree.map(lambda x: parallel.split(pad(x), axis=1), feed)
+            for i, feed in feeds.items()
+        }
+        resting = dict.fromkeys(range(self._program.lanes or 0), 0)
+        rows = {i: self.lanes[i].step - self.lanes[i].start for i in num_steps}
         arguments = (
             self._state,
             self._records,
             self._program.resident,
-            jax.tree.map(lambda x: parallel.split(pad(x), axis=1), feed),
-            np.int32(self._step - self._stretch_start),
-            np.int32(num_steps),
+            self._join(split, axis=1),
+            self._join({i: np.int32(row) for i, row in (resting | rows).items()}),
+            self._join({i: np.int32(n) for i, n in (resting | num_steps).items()}),
             np.int32(asked_to_stop),
             self._hparams,
             self._max_train_steps,
         )
         self._profiler.note(self._program.run_steps, arguments)
         self._state, self._records, outcome = self._program.run_steps(*arguments)
-        self._step += num_steps
+        for i, n in num_steps.items():
+            self.lanes[i].step += n
         self._in_flight.append(outcome)
         self._clock.sent(outcome)
         if len(self._in_flight) > _CALLS_IN_FLIGHT:
             self._in_flight.popleft().block_until_ready()
 
     def _end_stretch(self, stopping: bool = False) -> _Stretch:
-        """Sends the devices what is due after the current step; reads nothing yet."""
-        last = self._step == self._total
-        evaluate = not stopping and (last or self._step % self._config.eval_every_steps == 0)
-        save = stopping or last or self._step % self._config.checkpoint.every_steps == 0
+        """Sends the devices what is due after the current steps; reads nothing yet."""
+        live = {i: lane for i, lane in self.lanes.items() if lane.recorder.status is None}
+        evaluated = {i for i, lane in live.items() if lane.is_due(self._config.eval_every_steps)}
+        saved = {i for i, lane in live.items() if lane.is_due(self._config.checkpoint.every_steps)}
+        early = set(live) - evaluated - saved if stopping else set()
         snapshot, evaluations, predictions = None, {}, []
         # Only what the config fixes may change what follows: here the averages are a copy.
         of_devices = self._program.of_devices(self._state) if stopping else None
-        if evaluate or save:
-            self._state, snapshot, variants = self._program.settle(self._state)
-        if evaluate:
+        if evaluated | saved | early:
+            self._state, snapshot, variants = self._settle(evaluated | saved | early)
+        if evaluated:
             evaluations = self._program.start_evaluations(variants, self._hparams)
             predictions = self._program.start_predictions(variants, self._hparams)
             self._clock.sent(*jax.tree.leaves((evaluations, predictions)))
-        records, outcome = self._records, self._in_flight[-1]
-        start, self._stretch_start = self._stretch_start, self._step
-        self._records = self._new_records()
-        due = (snapshot, evaluations, predictions, save, of_devices)
-        return _Stretch(start, self._step, records, outcome, *due)
+        records, self._records = self._records, self._new_records()
+        spans = {i: (lane.start, lane.step) for i, lane in live.items()}
+        for lane in live.values():
+            lane.start = lane.step
+        due = (frozenset(evaluated), frozenset(saved | early), frozenset(early))
+        rest = (snapshot, evaluations, predictions, of_devices)
+        return _Stretch(spans, *due, records, self._in_flight[-1], *rest)
+
+    def _settle(self, due: set[int]) -> tuple[TrainState, TrainState, lanes_lib.Variants]:
+        if self._program.lanes is None:
+            return self._program.settle(self._state)
+        where = np.array([i in due for i in range(self._program.lanes)])
+        return self._program.settle(self._state, where)
 
     def _read(self, stretch: _Stretch) -> None:
-        """Writes down what a stretch has left: records first, then metrics, then checkpoints."""
-        records = parallel.first(stretch.records)[: stretch.end - stretch.start]
-        bad_step, votes_to_stop = parallel.first(stretch.outcome).tolist()
-        self._all_stop |= votes_to_stop > 0
-        if bad_step >= 0:
-            records = records[: bad_step - stretch.start + 1]
-            self._infeasible = (divergence.why_bad(records[-1], self._hparams), bad_step)
-        self._writer.append_steps(records)
-        if not self._infeasible and stretch.evaluations:
-            self._read_evaluations(stretch)
-        if not self._infeasible and stretch.save:
-            state = self._finite_state(stretch)
-            if not self._infeasible:
-                self._checkpoints.save(stretch.end, state, stretch.of_devices)
-        if stretch.end % self._config.log_every_steps == 0 or stretch.end == self._total:
-            self._writer.append("timing.jsonl", self._clock.row(stretch.end))
-        if self._clock.status_is_due():
-            self._write_status(trial.RUNNING, stretch.end)
-        if len(records):
-            self._first_loss = float(records[0][0]) if stretch.start == 0 else self._first_loss
-            self._last_losses.extend(records[:, 0].tolist())
-            self._news = f"loss {records[-1][0]:.4g}"
-        news = f"{self._news}{self._last_objective}{self._clock.complaint}"
-        self._progress(stretch.end, self._total, news)
+        """Lets each trial's recorder have what a stretch has left of it."""
+        records, outcome = parallel.first(stretch.records), parallel.first(stretch.outcome)
+        evaluations = parallel.first(stretch.evaluations) if stretch.evaluated else {}
+        predictions = [parallel.first(batch) for batch in stretch.predictions]
+        snapshot = functools.cache(lambda: parallel.first(stretch.snapshot))
+        for i, (start, end) in stretch.spans.items():
+            recorder, part = self.lanes[i].recorder, functools.partial(self._part, lane=i)
+            if recorder.status is not None:  # it was over before
+                continue
+            bad_step, votes_to_stop = part(outcome).tolist()
+            self._all_stop |= votes_to_stop > 0
+            left = recorder_lib.Left(
+                start=start,
+                end=end,
+                records=part(records),
+                bad_step=bad_step,
+                evaluations=part(evaluations) if i in stretch.evaluated else {},
+                predictions=part(predictions) if i in stretch.evaluated else [],
+                save=i in stretch.saved,
+                state=functools.partial(lambda part: part(snapshot()), part),
+                of_devices=part(stretch.of_devices, axis=1) if i in stretch.early else None,
+            )
+            recorder.read(left)
 
-    def _read_evaluations(self, stretch: _Stretch) -> None:
-        row: dict[str, Any] = {"step": stretch.end}
-        for name, pair in stretch.evaluations.items():
-            numerator, denominator = parallel.first(pair).astype(np.float64)
-            row[name] = float(numerator / denominator) if denominator else math.nan
-        self._writer.append("metrics.jsonl", row)
-        if stretch.predictions:
-            where = self._writer.directory / "predictions" / f"{stretch.end}.npz"
-            evaluation.write_predictions(where, self._program.examples, stretch.predictions)
-        metric = self._config.checkpoint.metric
-        value = row[metric]
-        if not math.isfinite(value):
-            self._infeasible = (f"{metric} is not finite", stretch.end)
-            return
-        self._last_objective = f" · {metric} {value:.4g}"
-        if self._checkpoints.wants(value):
-            state = self._finite_state(stretch)
-            self._checkpoints.offer(checkpoints.Candidate(stretch.end, value, state))
-
-    def _finite_state(self, stretch: _Stretch) -> TrainState:
-        """Returns the state at the end of a stretch; one that is not finite is infeasible."""
-        state = parallel.first(stretch.snapshot)
-        if where := divergence.not_finite(state):
-            self._infeasible = (f"{where} is not finite", stretch.end)
-        return state
-
-    def _interrupt(self, unread: _Stretch | None) -> dict[str, Any]:
-        """Saves where the run is, so that the same command goes on from here."""
+    def _interrupt(self, unread: _Stretch | None) -> None:
+        """Saves where the trials are, so that the same command goes on from here."""
         if unread:
             self._read(unread)
-        if self._in_flight and not self._infeasible:
+        recorders = [lane.recorder for lane in self.lanes.values()]
+        if self._in_flight and any(recorder.status is None for recorder in recorders):
             self._read(self._end_stretch(stopping=True))
-        if self._infeasible:
-            return self._conclude()
-        self._checkpoints.wait()
-        return self._write_status(
-            trial.INTERRUPTED, self._step, "stopped before its end; the same command continues it"
-        )
-
-    def _conclude(self) -> dict[str, Any]:
-        """Chooses the best evaluation, now that all are made, and writes the summary."""
-        self._checkpoints.prune()
-        if not self._infeasible:
-            reason = divergence.ended_above_its_beginning(self._first_loss, self._last_losses)
-            self._infeasible = (reason, self._step) if reason else None
-        if self._infeasible:
-            reason, step = self._infeasible
-            status = trial.new_status(trial.INFEASIBLE, f"{reason} (step {step})", step)
-        else:
-            best = self._checkpoints.best
-            status = trial.new_status(trial.COMPLETE, step=self._step)
-            status |= {"best_step": best.step, "objective": best.value}
-        self._writer.write("summary.json", trial.summarize(self._writer.directory, status))
-        self._writer.write("status.json", status)
-        return status
-
-    def _write_status(
-        self, state: str, step: int | None = None, reason: str = ""
-    ) -> dict[str, Any]:
-        best = self._checkpoints.best
-        status = trial.new_status(state, reason, self._step if step is None else step)
-        if best:
-            status |= {"best_step": best.step, "objective": best.value}
-        self._writer.write("status.json", status)
-        return status
+        for recorder in recorders:
+            if recorder.status is None:
+                recorder.interrupt()
 
 
 def _pad(x: np.ndarray, length: int) -> np.ndarray:

@@ -5,6 +5,7 @@ A pure function of the state, the data and the traced hyperparameters. It uses c
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -215,6 +216,7 @@ def make_run_steps(
     steps_per_call: int,
     rules: ParameterRules = _NO_RULES,
     record_group_norms: bool = False,
+    rests: bool = False,
 ) -> Callable[..., tuple[TrainState, Any, Any]]:
     """Returns the function that runs up to `steps_per_call` updates in one call of the device.
 
@@ -233,6 +235,8 @@ def make_run_steps(
       steps_per_call: 1 makes no loop: a convolution inside of one is over 20 times slower on CPU.
       rules: which parameters are frozen, learn slower, or decay.
       record_group_norms: see `make_update`.
+      rests: whether `num_steps` may be 0, as it is for a trial that waits for those beside it; a loop
+        allows that anyway.
     """
     update = make_update(workload, optimizer_name, schedule_name, rules, record_group_norms)
 
@@ -255,7 +259,11 @@ def make_run_steps(
             return state, records
 
         if steps_per_call == 1:
-            state, records = body(0, (state, records))
+            advanced = body(0, (state, records))
+            if rests:
+                stays = functools.partial(jnp.where, num_steps > 0)
+                advanced = jax.tree.map(stays, advanced, (state, records))
+            state, records = advanced
         else:
             state, records = jax.lax.fori_loop(0, num_steps, body, (state, records))
         return state, records, jnp.stack([state.bad_step, jax.lax.psum(stop, AXIS)])

@@ -34,7 +34,6 @@ from ml_collections import ConfigDict
 
 from playbook_jax import (
     checkpoints,
-    config as config_lib,
     optimizers,
     parallel,
     parameter_rules,
@@ -90,20 +89,19 @@ def read(config: ConfigDict, workdir: epath.PathLike) -> Start | None:
 
 
 def begin(
-    config: ConfigDict, program: program_lib.Program, start: Start | None
+    config: ConfigDict, program: program_lib.Program, start: Start | None, fresh: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the state before step 0, on the devices, and what the provenance is to say of it.
+    """Returns the state before step 0, of NumPy arrays, and what the provenance is to say of it.
 
     Args:
       config: as `read` got it.
       program: the config's.
       start: what `read` gave; None where it found a checkpoint, which then was none.
+      fresh: the state of NumPy arrays that would be drawn instead.
     """
     start = start or _read(config)
-    seeds = config_lib.seeds(config)
-    state = parallel.first(program.init(seeds["initialization"], seeds["dropout"]))
     merged = {
-        name: _map(lambda path, x, name=name: start.arrays[name].get(path, x), getattr(state, name))
+        name: _map(lambda path, x, name=name: start.arrays[name].get(path, x), getattr(fresh, name))
         for name in COLLECTIONS
     }
     # Some optimizers' state begins as a copy of the parameters.
@@ -113,7 +111,7 @@ def begin(
     if parallel.host_index() == 0:
         print(start, file=sys.stderr)
     origin = {"initialized_from": dict(start.origin)}
-    return program.restore(dataclasses.replace(state, **merged)), origin
+    return dataclasses.replace(fresh, **merged), origin
 
 
 def _read(config: ConfigDict) -> Start:

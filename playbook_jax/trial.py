@@ -157,7 +157,7 @@ class Trial:
 
     @functools.cached_property
     def timing(self) -> list[dict[str, Any]]:
-        """The rows of `timing.jsonl`, see `clock.Clock.row`; `clock.totals` sums them up."""
+        """The rows of `timing.jsonl`, see `clock.Laps.row`; `clock.totals` sums them up."""
         return read_json_lines(self.directory / "timing.jsonl")
 
     @functools.cached_property

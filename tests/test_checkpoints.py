@@ -121,7 +121,7 @@ def assert_both_kinds_of_statistics(directory, step):
     np.testing.assert_allclose(averaged, expected, rtol=1e-6)
     # From another number of devices, each begins with the averages.
     halved = jax.tree.map(lambda x: x[:2], restored.of_devices)
-    state = program.restore(restored.state, halved)
+    state = program.restore({0: restored.state}, {0: halved})
     for device in range(4):
         assert_same(
             jax.tree.map(lambda x, d=device: np.asarray(x)[d], state.batch_stats),

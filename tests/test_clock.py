@@ -42,7 +42,7 @@ class Work:
 def run(feed_seconds, step_seconds, steps=200, host_seconds=0.0, in_flight=8):
     """A loop like train.py's; returns its row and the fraction of the time that the device idled."""
     device = Device()
-    measured = clock.Clock(0, 10, now=device.now)
+    measured = clock.Clock(now=device.now)
     calls = []
 
     def feed():
@@ -59,7 +59,7 @@ def run(feed_seconds, step_seconds, steps=200, host_seconds=0.0, in_flight=8):
             device.time = max(device.time, calls.pop(0).done)
     device.time = max(device.time, device.free)
     idle = 1 - steps * step_seconds / (device.time - begin)
-    return measured.row(steps), idle
+    return clock.Laps(measured, 0, 10).row(steps), idle
 
 
 @pytest.mark.playbook("input-bound")
@@ -93,34 +93,35 @@ def test_a_feed_too_short_to_be_watched_counts_by_half():
 def test_what_else_the_host_does_while_the_device_is_idle_is_not_input():
     # The device is through before the feed begins, so all of the feed is lost, and no more.
     device = Device()
-    measured = clock.Clock(0, 10, now=device.now)
+    measured = clock.Clock(now=device.now)
     for _ in range(100):
         measured.input(lambda: setattr(device, "time", device.time + 0.001))
         measured.sent(device.call(0.002))
         device.time += 0.009  # writing files, say
-    assert measured.row(100)["input_wait"] == pytest.approx(0.1, abs=0.002)
+    assert clock.Laps(measured, 0, 10).row(100)["input_wait"] == pytest.approx(0.1, abs=0.002)
 
 
 def test_an_evaluation_keeps_the_device_busy_too():
     device = Device()
-    measured = clock.Clock(0, 10, now=device.now)
+    measured = clock.Clock(now=device.now)
     feed = lambda: setattr(device, "time", device.time + 0.01)  # noqa: E731
     measured.input(feed)
     measured.sent(device.call(0.001))
     device.time += 0.005
     measured.sent(device.call(0.001), device.call(1.0))
     measured.input(feed)
-    assert measured.row(2)["input_wait"] == 0
+    assert clock.Laps(measured, 0, 10).row(2)["input_wait"] == 0
 
 
 def test_the_startup_is_told_apart():
     device = Device()
-    measured = clock.Clock(5, 10, now=device.now)
+    measured = clock.Clock(now=device.now)
+    laps = clock.Laps(measured, 5, 10)
     measured.input(lambda: setattr(device, "time", 7.0))
     device.time = 10.0  # compiled
     measured.sent(device.call(1.0))
     device.time = 12.0
-    assert measured.row(9) == {
+    assert laps.row(9) == {
         "step": 9,
         "seconds": 12.0,
         "interval_seconds": 2.0,
@@ -130,7 +131,7 @@ def test_the_startup_is_told_apart():
         "startup_seconds": 10.0,
     }
     device.time = 13.0
-    assert "startup_seconds" not in measured.row(10)
+    assert "startup_seconds" not in laps.row(10)
 
 
 def row(seconds, steps, wait):

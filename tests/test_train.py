@@ -75,11 +75,10 @@ def test_the_best_is_chosen_in_retrospect_and_gives_its_metric_again(finished):
     config = train.validate(small.digits())
     program = program_lib.get(config)
     state = program.init(0)
-    state = program.restore(
-        train_step.dataclasses.replace(
-            train.parallel.first(state), params=loaded["params"], batch_stats={}
-        )
+    saved = train_step.dataclasses.replace(
+        train.parallel.first(state), params=loaded["params"], batch_stats={}
     )
+    state = program.restore({0: saved})
     variables = program.settle(state)[2][""]
     hparams = train_step.cast_hparams(config.hparams)
     sums = program.start_evaluation(variables, "validation", hparams)

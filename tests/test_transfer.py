@@ -49,7 +49,8 @@ def begin(config, workdir):
     """The state before step 0, as NumPy arrays, and what the provenance says."""
     config = train.validate(config)
     program = program_lib.get(config)
-    state, origin = transfer.begin(config, program, transfer.read(config, workdir))
+    fresh = parallel.first(program.init(config.seed))
+    state, origin = transfer.begin(config, program, transfer.read(config, workdir), fresh)
     return state, origin["initialized_from"]
 
 
@@ -79,15 +80,17 @@ def test_parameters_and_batch_statistics_are_taken_bit_for_bit_on_all_devices(
     state, origin = begin(cnn(initialize_from=wish), tmp_path / "run")
     saved = checkpoints.load(source_with_batch_norm, "latest")
     prefix = "polyak_" if polyak else ""
+    for name in ("params", "batch_stats"):
+        assert_same(getattr(state, name), saved[prefix + name])
     # A first step later, every device would use its own copy.
+    program = program_lib.get(train.validate(cnn()))
+    on_devices = program.restore({0: state})
     for device in range(parallel.device_count()):
-        for name in ("params", "batch_stats"):
-            mine = jax.tree.map(
-                lambda x, device=device: np.asarray(x)[device], getattr(state, name)
-            )
-            assert_same(mine, saved[prefix + name])
+        mine = jax.tree.map(lambda x, device=device: np.asarray(x)[device], on_devices)
+        assert_same(mine.params, state.params)
+        assert_same(mine.batch_stats, state.batch_stats)
     # All else is as at the beginning of any run.
-    fresh = program_lib.get(train.validate(cnn())).init(0)
+    fresh = parallel.first(program.init(0))
     for name in ("step", "opt_state", "key", "polyak", "bad_step"):
         assert_same(getattr(state, name), getattr(fresh, name))
     assert (origin["step"], origin["polyak"]) == (6, polyak)
@@ -109,7 +112,7 @@ def test_paths_are_renamed_skipped_and_listed(tmp_path, capsys):
         skip=("Dense_1/.*",),
     )
     state, origin = begin(config, tmp_path / "run")
-    params = parallel.first(state).params
+    params = state.params
     kernel = arrays["params/encoder/kernel"].astype(np.float32)
     np.testing.assert_array_equal(params["Dense_0"]["kernel"], kernel)
     fresh = parallel.first(program_lib.get(train.validate(small.digits())).init(0)).params

@@ -1,0 +1,129 @@
+"""Packed execution: several trials of one static config in one program, each as if it ran alone.
+
+The trials lie beside each other in lanes (see lanes.py) and differ in whatever is traced: hyperparameters,
+seeds, lengths. Each keeps its own directory, curves and checkpoints; one that comes to its end, or diverges,
+rests while the others go on. That pays where a single trial is too small to keep the device busy.
+
+The bits of a trial depend on how many lanes there are and on its own, not on what is in the others.
+So a trial is to be continued in the place where it was begun; its provenance names it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from playbook_jax import (
+    config as config_lib,
+    failure,
+    parallel,
+    profiling,
+    program as program_lib,
+    recorder as recorder_lib,
+    train as train_lib,
+    transfer,
+    trial,
+)
+from playbook_jax.errors import InputError, UsageError
+
+Status = dict[str, Any]
+# The lane, its done steps, all of its steps, and a word on how it goes.
+Progress = Callable[[int, int, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    """A trial: its config, and its directory, which is made if it does not exist."""
+
+    config: ConfigDict
+    workdir: epath.PathLike
+
+
+def train(
+    lanes: Sequence[Lane | None],
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    ended: Callable[[int, Status], None] = lambda lane, status: None,
+    command: list[str] | None = None,
+) -> list[Status | None]:
+    """Runs trials beside each other to their ends, going on where an earlier run was stopped.
+
+    Args:
+      lanes: the trials, each in its place; None where there is none.
+      progress: is told how far each trial is, once a stretch of steps.
+      should_stop: asked between calls of the device; once true, the trials save and end INTERRUPTED.
+      ended: is told of each trial as soon as it is over.
+      command: what started the run, for the provenance; this process's command when None.
+
+    Returns:
+      Each trial's status, None where there is none. One that is COMPLETE or INFEASIBLE already
+      returns it at once. An error while training ends all that still ran as FAILED.
+
+    Raises:
+      UsageError: a config can't be run, two differ in what can't be traced, or a directory is not
+        for its trial.
+    """
+    if parallel.host_count() > 1:
+        raise UsageError("trials are packed on one host; on several they run one after another")
+    found = {i: lane for i, lane in enumerate(lanes) if lane is not None}
+    configs = {i: train_lib.validate(lane.config) for i, lane in found.items()}
+    _check(configs)
+    starts = {i: transfer.read(configs[i], lane.workdir) for i, lane in found.items()}
+    writers = {i: recorder_lib.open_trial(lane.workdir, configs[i]) for i, lane in found.items()}
+    result: list[Status | None] = [None] * len(lanes)
+
+    def end(lane: int, status: Status) -> None:
+        result[lane] = status
+        ended(lane, status)
+
+    for i, writer in writers.items():
+        if writer.status["state"] in (trial.COMPLETE, trial.INFEASIBLE):
+            end(i, writer.status)
+    left = [i for i in writers if result[i] is None]
+    try:
+        with contextlib.ExitStack() as stack:
+            recorders = {}
+            for i in left:
+                recorder = recorder_lib.Recorder(
+                    configs[i],
+                    writers[i],
+                    starts[i],
+                    progress=functools.partial(progress, i) if progress else None,
+                    ended=functools.partial(end, i),
+                )
+                recorders[i] = stack.enter_context(recorder)
+            if recorders:
+                program = program_lib.get(configs[left[0]], len(lanes))
+                run = train_lib.Run(program, recorders, command, profiling.Profiler())
+                run.to_the_end(should_stop)
+    except Exception as error:
+        if isinstance(error, UsageError) and not isinstance(error, InputError):
+            raise
+        failed = [i for i in left if result[i] is None]
+        statuses = failure.conclude([writers[i] for i in failed], error)
+        for i, status in zip(failed, statuses, strict=True):
+            end(i, status)
+    return result
+
+
+def _check(configs: Mapping[int, ConfigDict]) -> None:
+    """Raises a UsageError where trials can't be in one program."""
+    first, *others = configs.values()
+    for config in others:
+        if config_lib.static_part(config) != config_lib.static_part(first):
+            parts = (_static(first), _static(config))
+            shown = "; ".join(config_lib.differences(*parts)[:3])
+            raise UsageError(
+                f"these trials can't be packed into one program ({shown}): they may differ in "
+                f"{', '.join(config_lib.TRACED)} only"
+            )
+
+
+def _static(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(config_lib.static_part(config))
