@@ -128,6 +128,11 @@ class _Lane:
         """Whether there are steps left to be sent."""
         return self.recorder.status is None and self.step < self.recorder.total
 
+    @property
+    def ahead(self) -> int:
+        """How many steps there are up to the end of the stretch."""
+        return self.boundary - self.step if self.runs else 0
+
     def set_out(self, also: Sequence[int] = ()) -> None:
         """Begins the stretch up to where something is to be logged, evaluated or saved, or `also`."""
         config = self.recorder.config
@@ -248,7 +253,7 @@ class Run:
         while any(lane.runs for lane in self.lanes.values()):
             for lane in self.lanes.values():
                 lane.set_out(self._profiler.boundaries(lane.step))
-            while any(lane.runs and lane.step < lane.boundary for lane in self.lanes.values()):
+            while any(lane.ahead for lane in self.lanes.values()):
                 asked_to_stop = should_stop()
                 if self._all_stop or (asked_to_stop and parallel.host_count() == 1):
                     return self._interrupt(unread)
@@ -268,10 +273,7 @@ class Run:
     def _send_steps(self, asked_to_stop: bool) -> None:
         """Sends the next steps to the devices, which may be busy with earlier ones."""
         most = self._config.steps_per_call
-        num_steps = {
-            i: min(most, lane.boundary - lane.step) for i, lane in self.lanes.items() if lane.runs
-        }
-        num_steps = {i: n for i, n in num_steps.items() if n > 0}
+        num_steps = {i: min(most, lane.ahead) for i, lane in self.lanes.items() if lane.ahead}
         feeds = self._clock.input(
             lambda: {
                 i: self.lanes[i].source.feed(self.lanes[i].step, n) for i, n in num_steps.items()
