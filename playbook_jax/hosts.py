@@ -2,21 +2,33 @@
 
 The same command runs on every host. On TPU pods and under Slurm jax finds the others by itself; elsewhere
 flags or the environment name them. When a host dies, the others' collectives abort their processes without
-any exception, so the work is done in a child process and a small parent says what happened.
+any exception, so the work is done in a child process and a small parent says what happened, or starts
+it again. Parent and child hold the two ends of a socket: the child says there how far it is, and ends
+when the parent is gone.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from playbook_jax import trial
 from playbook_jax.errors import UsageError
 
-_CHILD = "PLAYBOOK_JAX_HOST_CHILD"  # set in the process that does the work
+# Set in the process that does the work: the number of its end of the socket.
+_CHILD = "PLAYBOOK_JAX_HOST_CHILD"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# With it a child ends that has noticed the loss of another host itself.
+LOST = 70
+JOINED = "joined"  # what a child tells first
+
+_link: socket.socket | None = None  # the child's end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +103,18 @@ def is_parent(hosts: Hosts | None) -> bool:
 
 
 def join(hosts: Hosts) -> None:
-    """Makes this process one of the hosts; aborts the process where another is missing."""
+    """Makes this process one of the hosts; aborts the process where another is missing.
+
+    Raises:
+      UsageError: host 0 can't listen on its port.
+    """
+    global _link
+    if _CHILD in os.environ:
+        _link = socket.socket(fileno=int(os.environ[_CHILD]))
+        _link.set_inheritable(False)
+        threading.Thread(target=_end_with_parent, args=[_link], daemon=True).start()
+    if hosts.index == 0:
+        _check_port(hosts.coordinator)
     import jax
 
     jax.distributed.initialize(
@@ -101,6 +124,29 @@ def join(hosts: Hosts) -> None:
         initialization_timeout=hosts.timeout,
         heartbeat_timeout_seconds=hosts.timeout,
     )
+    tell(JOINED)
+
+
+def _check_port(coordinator: str) -> None:
+    try:  # jax would crash
+        socket.create_server(("", int(coordinator.rsplit(":", 1)[1]))).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise UsageError(
+            f"--coordinator={coordinator}: this host can't listen on that port ({error}); "
+            "an earlier run may still be there"
+        ) from error
+
+
+def _end_with_parent(link: socket.socket) -> None:
+    link.recv(1)
+    os._exit(LOST)
+
+
+def tell(line: str) -> None:
+    """Says something to the parent, see `watch`; without a parent, nothing."""
+    if _link:
+        with contextlib.suppress(BrokenPipeError):  # it is gone, which ends this process
+            _link.sendall(f"{line}\n".encode())
 
 
 def leave(code: int) -> None:
@@ -114,27 +160,62 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def watch(hosts: Hosts, on_loss: Callable[[str], Any]) -> int:
+def watch(
+    hosts: Hosts,
+    on_loss: Callable[[str], Any],
+    again: Callable[[Sequence[str]], bool] = lambda told: False,
+) -> int:
     """Runs this command again as a child and returns its exit code, saying so if it is aborted.
+
+    The first request to stop goes to the child, the second kills it.
 
     Args:
       hosts: the hosts; for the message.
-      on_loss: is told the reason when the child was aborted.
+      on_loss: is told the reason when the child was aborted and is not started again.
+      again: gets what an aborted child has told (see `tell`); returns whether it is to start again.
     """
-    child = subprocess.Popen([sys.executable, *sys.argv], env=os.environ | {_CHILD: "1"})
-    for number in _SIGNALS:
-        signal.signal(number, lambda number, frame: child.send_signal(number))
-    code = child.wait()
-    if code >= 0:
-        return code
-    reason = (
-        f"{hosts} lost contact with another host, or was killed ({signal.Signals(-code).name}); "
-        f"nothing was heard for {hosts.timeout} s"
-    )
+    asked: list[int] = []
+    while True:
+        code, told = _run_child(asked)
+        if code >= 0 and code != LOST:
+            return code
+        if asked:
+            print(f"{hosts} has stopped at once; the same command on all hosts goes on")
+            return trial.EXIT_CODES[trial.INTERRUPTED]
+        how = "" if code == LOST else f", or was killed ({signal.Signals(-code).name})"
+        reason = f"{hosts} lost contact with another host{how}"
+        if not again(told):
+            break
+        print(f"warning: {reason}; it starts again", file=sys.stderr)
+    reason += f"; nothing was heard for {hosts.timeout} s"
     on_loss(reason)
     print(
         f"error: {reason}. See what the other hosts say; the same command on all hosts goes on "
         "from the latest checkpoint",
         file=sys.stderr,
     )
-    return 1
+    return trial.EXIT_CODES[trial.FAILED]
+
+
+def _run_child(asked: list[int]) -> tuple[int, list[str]]:
+    """Returns a child's exit code and what it told; `asked` gets the requests to stop."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        child = subprocess.Popen(
+            [sys.executable, *sys.argv],
+            env=os.environ | {_CHILD: str(theirs.fileno())},
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C on the terminal is for this process, which hands it on
+        )
+        theirs.close()
+
+        def stop(number: int, frame: Any) -> None:
+            asked.append(number)
+            child.terminate() if len(asked) == 1 else child.kill()
+
+        for number in _SIGNALS:
+            signal.signal(number, stop)
+        told = b""
+        while data := ours.recv(4096):
+            told += data
+        return child.wait(), told.decode().splitlines()

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line
+from playbook_jax import command_line, hosts
 from playbook_jax.errors import UsageError
 
 FLAGS = flags.FLAGS
@@ -34,6 +34,12 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float("trial_minutes", 0.0, "After how many minutes a trial FAILED. 0: never.")
 flags.DEFINE_bool("retry_failed", False, "Run the trials that FAILED again; the others stay.")
+flags.DEFINE_string(
+    "coordinator", None, "One trial on several hosts: ADDRESS:PORT of host 0, the same on all."
+)
+flags.DEFINE_integer("num_hosts", None, "One trial on several hosts: how many there are.")
+flags.DEFINE_integer("host", None, "One trial on several hosts: which one this is, from 0.")
+flags.DEFINE_integer("host_timeout", 300, "After how many seconds a silent host counts as lost.")
 
 
 def main(argv: list[str]) -> int:
@@ -53,15 +59,24 @@ def main(argv: list[str]) -> int:
 
         preview.preview(FLAGS.config, FLAGS.workdir)
         return 0
+    options = {
+        "command": [word for word in command_line.command() if word != "--retry_failed"],
+        "retry_failed": FLAGS.retry_failed,
+        "time_limit": 60 * FLAGS.trial_minutes or math.inf,
+    }
+    all_hosts = hosts.find(FLAGS.coordinator, FLAGS.num_hosts, FLAGS.host, FLAGS.host_timeout)
+    if all_hosts:
+        from playbook_jax.studies import slice as slice_lib
+
+        slice_lib.refuse(workers=FLAGS.workers > 1)
+        return slice_lib.launch(all_hosts, FLAGS.config, FLAGS.workdir, **options)
     from playbook_jax.studies import launcher, places
 
     return launcher.launch(
         FLAGS.config,
         FLAGS.workdir,
         num_workers=FLAGS.workers or places.default_num_workers(),
-        command=[word for word in command_line.command() if word != "--retry_failed"],
-        retry_failed=FLAGS.retry_failed,
-        time_limit=60 * FLAGS.trial_minutes or math.inf,
+        **options,
     )
 
 

@@ -1,0 +1,414 @@
+"""One trial on several hosts at once: those of a TPU slice, or a group of GPU hosts, walk a study in step.
+
+The same command runs on every host. Host 0 launches the study as anywhere else; its executor, `Slice`,
+tells the others what comes next, so that all train the same trial at the same time, each in its own
+process and with what it has compiled. Only host 0 writes, and its clock counts. A request to stop on any
+host ends them all after the same step. A host that is lost ends the processes of all, which their
+parents start again (see `hosts.watch`); the trial goes on from its checkpoint.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from playbook_jax import config as config_lib, hosts, trial as trial_lib
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import launcher, specification as specification_lib
+from playbook_jax.studies.channel import Channel, HostLostError, Message
+from playbook_jax.studies.directory import Status, StudyDirectory
+from playbook_jax.studies.executor import Listener, Stop, Trial
+from playbook_jax.studies.restarts import ENDED, Restarts
+
+_BAD_INPUT = 2
+_GRACE_SECONDS = 30.0  # between the failures of hosts that fail alike
+_POLL_SECONDS = 1.0
+_SHARED_SECONDS = 5.0  # within which the others must see a file that host 0 has written
+# A reason for which a trial is tried again: what failure.py says of jax's errors, and an error of its
+# connections on CPUs that is raised as a ValueError.
+_LOST = "^another host was lost|Gloo"
+
+
+def refuse(**asked: bool) -> None:
+    """Raises a UsageError where something is asked for that makes no sense here, by flag."""
+    for flag, is_asked in asked.items():
+        if is_asked:
+            raise UsageError(
+                f"--{flag} makes no sense on several hosts, where one trial at a time runs on all of "
+                "them; leave it out"
+            )
+
+
+def launch(
+    all_hosts: hosts.Hosts,
+    config_path: str | Path,
+    workdir: str | Path,
+    *,
+    train_module: str = launcher.TRAIN_MODULE,
+    **options: Any,
+) -> int:
+    """Runs a study, or what is left of it, on all these hosts; called on each of them.
+
+    Args:
+      all_hosts: the hosts.
+      config_path: the study config, the same on all hosts.
+      workdir: the study directory, which all hosts see.
+      train_module: see `launcher.launch`.
+      **options: the others of `launcher.launch`; they count on host 0.
+
+    Returns:
+      The exit code of `launcher.launch`, the same on all hosts; 1 where a host was lost for good.
+
+    Raises:
+      UsageError: the study can't be run; for the same reason on all hosts.
+    """
+    if hosts.is_parent(all_hosts):
+        restarts = Restarts()
+        return hosts.watch(all_hosts, restarts.give_up, restarts.again)
+    hosts.join(all_hosts)
+    with Stop() as stop, _leaving_when_lost():  # only now: jax listens to the signals too
+        from playbook_jax import compilation_cache
+
+        compilation_cache.enable()
+        channel = Channel()
+        _agree_on_the_study(channel, config_path)
+        here = _InProcess(train_module)
+        if channel.index:
+            return _follow(channel, here, Path(workdir), stop)
+        return _lead(channel, here, all_hosts.timeout, config_path, workdir, options)
+
+
+@contextlib.contextmanager
+def _leaving_when_lost() -> Iterator[None]:
+    try:
+        yield
+    except HostLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        hosts.leave(hosts.LOST)
+
+
+def _agree_on_the_study(channel: Channel, config_path: str | Path) -> None:
+    """Has every host read the study config.
+
+    Raises:
+      UsageError: one can't, or reads another study than host 0; on all hosts with the same text.
+    """
+    mine: Message = {"error": "", "study": None}
+    try:
+        mine["study"] = specification_lib.load(config_path).to_dict()
+    except UsageError as error:
+        mine["error"] = str(error)
+    found = channel.gather("study", mine)
+    for host, message in enumerate(found):
+        if message["error"]:
+            alike = all(other["error"] == message["error"] for other in found)
+            raise UsageError(message["error"] if alike else f"host {host}: {message['error']}")
+    for host, message in enumerate(found):
+        changed = config_lib.differences(found[0]["study"], message["study"])
+        if changed:
+            shown = "; ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+            raise UsageError(
+                f"host {host} has another study than host 0 ({shown}); all hosts need the same --config"
+            )
+
+
+def _lead(
+    channel: Channel,
+    here: "_InProcess",
+    timeout: float,
+    config_path: str | Path,
+    workdir: str | Path,
+    options: Mapping[str, Any],
+) -> int:
+    """Launches the study, on host 0; however that ends, the others end with it."""
+    end = {"do": "end", "code": trial_lib.EXIT_CODES[trial_lib.FAILED], "error": ""}
+    try:
+        end["code"] = launcher.launch(
+            config_path,
+            workdir,
+            num_workers=1,
+            make_executor=lambda study, stop: Slice(channel, here, timeout, study, stop),
+            **options,
+        )
+    except HostLostError:
+        raise  # nobody goes on
+    except UsageError as error:
+        channel.command(end | {"code": _BAD_INPUT, "error": str(error)})
+        raise
+    except BaseException:
+        channel.command(end)
+        raise
+    channel.command(end)
+    return end["code"]
+
+
+def _follow(channel: Channel, here: "_InProcess", workdir: Path, stop: Stop) -> int:
+    """Does what host 0 says, on the other hosts, until it ends; returns its exit code.
+
+    Raises:
+      UsageError: host 0 has raised it.
+    """
+    print(f"Host {channel.index} of {channel.count}: host 0 shows how the study gets on.")
+    running = False
+    for number, command in channel.commands():
+        if running:
+            hosts.tell(ENDED)
+        running = command["do"] == "train"
+        match command.pop("do"):
+            case "validate":
+                answer = {"error": _see(workdir, command.pop("lock")) or here.validate(**command)}
+            case "train":
+                hosts.tell(str(command["trial"]))
+                directory = workdir / command.pop("directory")
+                answer = here.train(
+                    **command, directory=directory, stop=lambda: bool(stop.requests)
+                )
+            case "end":
+                if command["error"]:
+                    raise UsageError(command["error"])
+                return command["code"]
+        channel.put(f"answer/{number}/{channel.index}", answer)
+    raise AssertionError("host 0 always says when it ends")
+
+
+def _see(workdir: Path, lock: str) -> str:
+    """Returns what is wrong where this host does not see the lock that host 0 has taken."""
+    deadline = time.monotonic() + _SHARED_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if (workdir / ".lock").read_text() == lock:
+                return ""
+        time.sleep(0.1)
+    return (
+        f"{workdir} is not the directory that host 0 writes to; "
+        "--workdir must be a directory that all hosts share"
+    )
+
+
+class _InProcess:
+    """Validates and trains in this process, the same on every host."""
+
+    def __init__(self, train_module: str) -> None:
+        self._train = importlib.import_module(train_module)
+
+    def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> str:
+        """Takes what all trials share, see `executor.Executor`; returns what is wrong with a trial."""
+        self._shared = {**shared, "base_config": config_lib.from_dict(shared["base_config"])}
+        for trial in trials:
+            try:
+                self._train.validate(self._config(**trial))
+            except UsageError as error:
+                return f"trial {trial['trial']}: {error}"
+        return ""
+
+    def train(
+        self,
+        trial: int,
+        parameters: Mapping[str, Any],
+        directory: Path,
+        stop: Callable[[], bool],
+        progress: Callable[[int], None] = lambda step: None,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> Message:
+        """Runs a trial to its end, or to where some host has it stopped.
+
+        Returns:
+          Its `status`; as `error`, why it can't be run, the status then being None; and whether this
+          host was asked to `stop`.
+        """
+        status, error = None, ""
+        try:
+            status = self._train.train(
+                self._config(trial, parameters),
+                directory,
+                progress=lambda done, total, text: progress(done),
+                should_stop=lambda: stop() or out_of_time(),
+                command=self._shared["command"],
+            )
+        except UsageError as refusal:
+            error = f"trial {trial}: {refusal}"
+        except Exception as failure:  # in what the trial itself does not catch; host 0 decides
+            traceback.print_exc()
+            reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+            status = trial_lib.new_status(trial_lib.FAILED, reason)
+        return {"status": status, "error": error, "stop": stop()}
+
+    def _config(self, trial: int, parameters: Mapping[str, Any]) -> Any:
+        base_config, vary_seed = self._shared["base_config"], self._shared["vary_seed"]
+        return specification_lib.trial_config(base_config, trial, parameters, vary_seed)
+
+
+class Slice:
+    """The executor of host 0, see `executor.Executor`: all hosts run one trial after another."""
+
+    def __init__(
+        self, channel: Channel, here: _InProcess, timeout: float, study: StudyDirectory, stop: Stop
+    ) -> None:
+        """Says nothing yet.
+
+        Args:
+          channel: to the other hosts.
+          here: what validates and trains on this host.
+          timeout: seconds after which jax aborts the processes when a host is silent.
+          study: the directory, which is locked.
+          stop: asked whether to go on.
+        """
+        self._channel, self._here, self._timeout = channel, here, timeout
+        self._grace = min(_GRACE_SECONDS, timeout)
+        self._path, self._stop = study.path, stop
+
+    def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
+        """Implements `executor.Executor`; all hosts check all configs."""
+        self._time_limit = shared["time_limit"]
+        arguments = {"shared": shared, "trials": list(trials)}
+        lock = (self._path / ".lock").read_text()
+        number = self._channel.command({"do": "validate", "lock": lock, **arguments})
+        mine = {"error": self._here.validate(**arguments)}
+        self._refuse([mine, *self._answers(number)])
+        return not self._stop.requests
+
+    def run(
+        self, trials: Sequence[Trial], directory: Callable[[int], Path], listener: Listener
+    ) -> bool:
+        """Implements `executor.Executor`; trials of one program follow each other."""
+        for trial in _by_program(trials):
+            if self._stop.requests:
+                return False
+            number = trial["trial"]
+            answers = self._train(trial, directory(number), listener)
+            listener.ended(number, self._conclude(number, directory(number), answers))
+            hosts.tell(ENDED)
+            if any(answer["stop"] for answer in answers):
+                return False
+        return True
+
+    def close(self) -> None:
+        """Implements `executor.Executor`; the other hosts wait for what comes next."""
+
+    def _train(self, trial: Trial, directory: Path, listener: Listener) -> list[Message | None]:
+        """Has all hosts run a trial; returns their answers, None of a host that gave none in time."""
+        began = time.monotonic()
+        where = os.path.relpath(directory, self._path)
+        number = self._channel.command({"do": "train", **trial, "directory": where})
+        hosts.tell(f"{trial['trial']} {directory}")
+        with self._ending_when_another_fails_alone(number, trial["trial"], directory):
+            mine = self._here.train(
+                **trial,
+                directory=directory,
+                stop=lambda: bool(self._stop.requests),
+                progress=lambda step: listener.step(trial["trial"], step),
+                out_of_time=lambda: time.monotonic() - began > self._time_limit,
+            )
+        if not _has_failed(mine):
+            return [mine, *self._answers(number)]
+        if mine["status"]:  # unless the others answer too, it was they who were lost
+            waiting = {"state": trial_lib.INTERRUPTED, "reason": "a host was lost"}
+            self._write(directory, mine["status"] | waiting)
+        # A host that is dead does not answer either, but then jax aborts this process before.
+        return [mine, *self._answers(number, self._timeout + self._grace)]
+
+    def _answers(self, number: int, seconds: float = math.inf) -> list[Message | None]:
+        deadline = time.monotonic() + seconds
+        others = range(1, self._channel.count)
+        names = [f"answer/{number}/{host}" for host in others]
+        return [self._channel.get(name, deadline - time.monotonic()) for name in names]
+
+    def _conclude(self, number: int, directory: Path, answers: Sequence[Message | None]) -> Status:
+        """Returns how a trial has ended on all hosts, and writes what one alone could not know.
+
+        Raises:
+          UsageError: it can't be run.
+        """
+        if None in answers:
+            self._end(number, directory, 0, answers[0])
+        self._refuse(answers)
+        status = answers[0]["status"]
+        reasons = [answer["status"]["reason"] for answer in answers if _has_failed(answer)]
+        if any(re.search(_LOST, reason) for reason in reasons):
+            raise HostLostError(f"trial {number}: {reasons[0]}")
+        if status["state"] == trial_lib.FAILED:
+            self._write(directory, status)
+            if len({re.sub(r"\d+", "#", reason) for reason in reasons}) > 1:
+                # Who knows where in the program each of them is.
+                hosts.tell(ENDED)
+                raise HostLostError(f"trial {number} FAILED, but not alike on all hosts")
+        elif status["state"] == trial_lib.INTERRUPTED and not any(a["stop"] for a in answers):
+            reason = f"out of time: stopped after {self._time_limit:g} s"
+            status = trial_lib.new_status(trial_lib.FAILED, reason, status["step"])
+            self._write(directory, status)
+        return status
+
+    def _refuse(self, answers: Sequence[Message]) -> None:
+        """Raises a UsageError where a host has found something wrong."""
+        for host, answer in enumerate(answers):
+            if answer["error"]:
+                raise UsageError(f"host {host}: {answer['error']}" if host else answer["error"])
+
+    def _write(self, directory: Path, status: Status) -> None:
+        try:
+            trial_lib.write_json(directory / "status.json", status)
+        except OSError as error:  # a full disk, perhaps; the trial then goes on another time
+            where = directory / "status.json"
+            print(f"error: {where} can't be written: {error.strerror or error}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def _ending_when_another_fails_alone(
+        self, number: int, trial: int, directory: Path
+    ) -> Iterator[None]:
+        """Looks after the answers while this host trains; it may wait for a host that has failed."""
+        over = threading.Event()
+
+        def look() -> None:
+            since = math.inf
+            while not over.wait(_POLL_SECONDS):
+                failed = {
+                    host: answer
+                    for host, answer in self._channel.peek(f"answer/{number}").items()
+                    if _has_failed(answer)
+                }
+                since = min(since, time.monotonic()) if failed else math.inf
+                if time.monotonic() - since > self._grace:
+                    host = min(failed)
+                    self._end(trial, directory, host, failed[host])
+
+        threading.Thread(target=look, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def _end(self, trial: int, directory: Path, host: int, answer: Message) -> None:
+        """Ends this process, and so those of all hosts, after a failure that only one of them had."""
+        if answer["error"]:
+            print(f"error: host {host}: {answer['error']}", file=sys.stderr)
+            hosts.leave(_BAD_INPUT)
+        status = answer["status"]
+        reason = f"on host {host} alone: {status['reason']}"
+        print(f"error: trial {trial} FAILED {reason}", file=sys.stderr)
+        if status["reason"].startswith("disk full"):
+            hosts.leave(trial_lib.EXIT_CODES[trial_lib.FAILED])
+        self._write(directory, status | {"reason": reason})
+        hosts.tell(ENDED)
+        hosts.leave(hosts.LOST)
+
+
+def _has_failed(answer: Message) -> bool:
+    return bool(answer["error"]) or answer["status"]["state"] == trial_lib.FAILED
+
+
+def _by_program(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials with those of one static config, which share a program, behind each other."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        static = {k: v for k, v in trial["parameters"].items() if not k.startswith("hparams.")}
+        groups.setdefault(json.dumps(static), []).append(trial)
+    return [trial for group in groups.values() for trial in group]
