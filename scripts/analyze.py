@@ -4,7 +4,8 @@
     scripts/analyze.py --study=/tmp/study
 
 Writes report.html into the study directory, which opens in any browser, offline, and prints the
-findings in short. Works at any time, also while the study runs. Needs no jax.
+findings in short. Works at any time, also while the study runs. Needs no jax. Of a group, the directory holds
+a study for each scientific value: their reports are written, and one that compares them.
 """
 
 import shutil
@@ -28,12 +29,18 @@ def main(argv: list[str]) -> None:
     if not FLAGS.study:
         raise UsageError("--study=DIR is missing: the --workdir of scripts/launch_study.py")
 
-    from playbook_jax.analysis import findings, report, study, summary
+    from playbook_jax.analysis import findings, group_report, groups, report, study, summary
 
+    width = min(100, shutil.get_terminal_size().columns)
+    if groups.is_group(FLAGS.study):
+        path, reading = group_report.write(FLAGS.study, alone=False)
+        print(group_report.text(reading, width))
+        print(f"Report: {path}")
+        return
     read = study.load(FLAGS.study)
     found = findings.check(read)
     path = report.save(read, found)
-    print(summary.text(read, found, min(100, shutil.get_terminal_size().columns)))
+    print(summary.text(read, found, width))
     print(f"Report: {path}")
 
 

@@ -34,7 +34,7 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
     found = []
     if study.unfinished:
         number = numerals.plural(len(study.unfinished), "trial")
-        found.append(Command(f"Continue the study: {number} to go.", _launch(study, shown)))
+        found.append(Command(f"Continue the study: {number} to go.", launch(study, shown)))
     if study.best is not None:
         number = study.best.number
         purpose = f"Train the best trial, {number}, again, bit for bit."
@@ -50,7 +50,7 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
         found.append(
             Command(
                 "Change the study's config as the findings say, and launch it as a new study.",
-                _launch(study, successor(shown)),
+                launch(study, successor(shown)),
             )
         )
     if not study.unfinished and study.ranked:
@@ -58,11 +58,11 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
             Command(
                 "Add trials to this study: raise num_trials in its config, then go on. The trials that "
                 "exist stay as they are.",
-                _launch(study, shown),
+                launch(study, shown),
             )
         )
     found.append(
-        Command("Write this report anew.", _quote("scripts/analyze.py", f"--study={shown}"))
+        Command("Write this report anew.", quote("scripts/analyze.py", f"--study={shown}"))
     )
     return found
 
@@ -71,7 +71,7 @@ def reproduce(study: Study, number: int) -> tuple[str, ...]:
     """Returns the command that runs a trial again from its directory, and compares every bit."""
     shown = display_path(study)
     trial = f"--trial={shown}/trials/{number:03d}"
-    return _quote("scripts/reproduce.py", trial, f"--workdir={shown}_best")
+    return quote("scripts/reproduce.py", trial, f"--workdir={shown}_best")
 
 
 def display_path(study: Study) -> str:
@@ -87,7 +87,7 @@ def launch_next(study: Study) -> tuple[str, ...]:
     """Returns the command that launches the config of the next study, see `next_study`."""
     shown = display_path(study)
     words = (f"--config={shown}/{next_draft.NAME}", f"--workdir={successor(shown)}")
-    return _quote("scripts/launch_study.py", *words)
+    return quote("scripts/launch_study.py", *words)
 
 
 def successor(name: str) -> str:
@@ -96,13 +96,14 @@ def successor(name: str) -> str:
     return f"{match[1]}_{int(match[2]) + 1}" if match else f"{name}_2"
 
 
-def _launch(study: Study, workdir: str) -> tuple[str, ...]:
+def launch(study: Study, workdir: str) -> tuple[str, ...]:
+    """Returns the command that launches a study's config into a directory."""
     config = _launched(study)
     if not config or not (_CHECKOUT / config).is_file():
         config = f"configs/studies/{study.name}.py"
     if not (_CHECKOUT / config).is_file():
         config = "YOUR_STUDY.py"
-    return _quote("scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}")
+    return quote("scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}")
 
 
 def _launched(study: Study) -> str:
@@ -116,5 +117,6 @@ def _launched(study: Study) -> str:
     return flags[-1] if flags else ""
 
 
-def _quote(*words: str) -> tuple[str, ...]:
+def quote(*words: str) -> tuple[str, ...]:
+    """Returns words as a shell takes them."""
     return tuple(map(shlex.quote, words))

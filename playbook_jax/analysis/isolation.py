@@ -108,7 +108,9 @@ def _listed(hyperparameter: Hyperparameter, values: list[Any]) -> Parts:
     levels = hyperparameter.levels or sorted(set(values))
     texts = [numerals.value(level) for level in levels]
     places = [texts.index(v) if (v := numerals.value(value)) in texts else -1 for value in values]
-    words = [level if isinstance(level, str) else _named(hyperparameter, level) for level in levels]
+    words = [
+        level if isinstance(level, str) else named(hyperparameter.name, level) for level in levels
+    ]
     return words, [(math.nan, math.nan)] * len(levels), places
 
 
@@ -126,9 +128,9 @@ def _bucketed(hyperparameter: Hyperparameter, values: list[Any]) -> Parts:
     )
 
 
-def _named(hyperparameter: Hyperparameter, value: Any) -> str:
+def named(path: str, value: Any) -> str:
     """Returns "num_layers 3": a value that says not by itself of what."""
-    return f"{hyperparameter.name.partition('@')[0].rpartition('.')[2]} {numerals.value(value)}"
+    return f"{path.partition('@')[0].rpartition('.')[2]} {numerals.value(value)}"
 
 
 def is_listed(hyperparameter: Hyperparameter) -> bool:

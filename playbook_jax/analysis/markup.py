@@ -1,8 +1,12 @@
 """HTML from text: what comes from files is escaped here, and trials that are named become links."""
 
 import html
+import os
 import re
+import urllib.parse
 from collections.abc import Iterable
+
+from etils import epath
 
 _TRIALS = re.compile(r"\b([Tt]rials? )(\d+(?:(?:, | and )\d+)*)")
 
@@ -12,8 +16,13 @@ def escape(text: object) -> str:
     return html.escape(str(text))
 
 
-def prose(text: str) -> str:
-    """Returns plain text as markup in which the numbers of "trials 3, 8 and 14" light those trials up."""
+def prose(text: str, offset: int = 0) -> str:
+    """Returns plain text as markup in which the numbers of "trials 3, 8 and 14" light those trials up.
+
+    Args:
+      text: the text.
+      offset: what is added to a number in the text to get the trial's number in the page.
+    """
 
     def link(match: re.Match) -> str:
         rest = match.string[match.end() :]
@@ -21,14 +30,27 @@ def prose(text: str) -> str:
         if rest.startswith(" other"):  # "trials 3, 8 and 5 others"
             numbers, _, others = match[2].rpartition(" and ")
             others = f" and {others}"
-        return match[1] + re.sub(r"\d+", lambda n: trial(int(n[0])), numbers) + others
+        return match[1] + re.sub(r"\d+", lambda n: trial(int(n[0]), offset), numbers) + others
 
     return _TRIALS.sub(link, html.escape(text))
 
 
-def trial(number: int) -> str:
-    """Returns a trial's number as markup that lights the trial up."""
-    return f'<b class="t" data-t="{number}">{number}</b>'
+def trial(number: int, offset: int = 0) -> str:
+    """Returns a trial's number as markup that lights up the trial of this number and the offset."""
+    return f'<b class="t" data-t="{offset + number}">{number}</b>'
+
+
+def link(text: str, target: epath.PathLike, start: epath.PathLike) -> str:
+    """Returns plain text as a link to a file, as text alone where there is no such file.
+
+    Args:
+      text: the text.
+      target: the file.
+      start: the directory of the page.
+    """
+    if not epath.Path(target).exists():
+        return escape(text)
+    return tag("a", escape(text), href=urllib.parse.quote(os.path.relpath(target, start)))
 
 
 def tag(name: str, content: str, **attributes: object) -> str:

@@ -22,6 +22,7 @@ from playbook_jax.analysis.findings import Finding
 from playbook_jax.analysis.next_draft import NAME, Change, Draft, draft
 from playbook_jax.analysis.study import Study
 from playbook_jax.errors import UsageError
+from playbook_jax.studies.specification import GROUP
 
 BASE = "next_study_base.json"  # the base config, where the file it came from has changed or is gone
 _WIDTH = 100
@@ -29,10 +30,19 @@ _BESIDE = f"str(Path(__file__).with_name({BASE!r}))"
 
 
 def write(study: Study, found: list[Finding]) -> epath.Path | None:
+    """Writes the next study's config into the study directory, see `save`."""
+    return save(study, draft(study, found))
+
+
+def save(study: Study, made: Draft | None) -> epath.Path | None:
     """Writes the next study's config into the study directory, or removes one that is out of date.
 
     The file is read back as the launcher reads it. Where the base config is not what it was when the
     study ran, the study's own goes beside it.
+
+    Args:
+      study: the study that it follows, or the studies of a group as one.
+      made: what it is to be; None for nothing that can be launched.
 
     Returns:
       Its path; None where no finding asks for a change that can be made without asking, and where no
@@ -42,9 +52,8 @@ def write(study: Study, found: list[Finding]) -> epath.Path | None:
       UsageError: the directory can't be written.
     """
     path, base = study.directory / NAME, study.directory / BASE
-    made = draft(study, found)
     try:
-        if made.changes:
+        if made is not None and made.changes:
             trial_lib.write_text(path, source(study, made))
             # On a disk that is not local nothing can be launched, nor read back.
             if "://" in str(path) or _reads_back(path, study, made):
@@ -76,6 +85,7 @@ def _reads_back(path: epath.Path, study: Study, made: Draft) -> bool:
     except UsageError:
         return False
     varying = {name.partition("@")[0] for role in made.roles.values() for name in role}
+    varying |= {name.partition("@")[0] for name in made.fixed if "@" in name}
     expected = config_lib.flatten(_base(study)) | {
         name: value for name, value in made.fixed.items() if "@" not in name
     }
@@ -123,6 +133,7 @@ def source(study: Study, made: Draft, base: str = "") -> str:
         f"    config.algorithm = {_literal(made.algorithm)}",
         f"    config.seed = {made.seed}  # other points than before",
     ]
+    lines += [f"    config.shape = {_literal(GROUP)}"] if spec.get("shape") == GROUP else []
     for flag in ("vary_seed", "baseline"):
         lines += [f"    config.{flag} = True"] if spec.get(flag) else []
     lines += _roles(study, made)

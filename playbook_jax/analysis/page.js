@@ -1,5 +1,5 @@
 // Adds to a page that is complete without it: pointing at a trial shows what it was and lights it up
-// everywhere, a click keeps it lit, and the table of trials can be sorted.
+// everywhere, a click keeps it lit, and tables can be sorted.
 (() => {
   const REACH = 24; // pixels from which a mark is pointed at
   const body = document.body, table = document.querySelector("#trials table");
@@ -27,7 +27,7 @@
     tip.replaceChildren();
     if (!row) return hide();
     const title = document.createElement("b"), list = document.createElement("dl");
-    title.textContent = `trial ${trial}`;
+    title.textContent = `${heads[0]} ${row.cells[0].textContent}`;
     [...row.cells].slice(1).forEach((cell, i) => {
       if (!cell.textContent) return;
       list.append(Object.assign(document.createElement("dt"), { textContent: heads[i + 1] }));
@@ -88,29 +88,31 @@
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { kept = null; light(null); hide(); }
   });
+})();
 
-  // Sorting. What has no number goes last, whichever the direction.
+// Sorting. What has no number goes last, whichever the direction; `data-v` stands for what a cell shows.
+(() => {
   const number = (text) => Number.parseFloat(text.replace(/[,\s]/g, ""));
-  heads.forEach((head, column) => {
-    const cell = table.tHead.rows[0].cells[column];
-    const button = Object.assign(document.createElement("button"), { type: "button" });
-    button.append(...cell.childNodes);
-    cell.append(button);
-    button.addEventListener("click", () => {
-      const down = cell.ariaSort === "ascending";
-      for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
-      cell.ariaSort = down ? "descending" : "ascending";
-      const keyed = [...rows.values()].map((row) => {
-        const text = row.cells[column].textContent;
-        return { row, text, value: number(text) };
+  for (const table of document.querySelectorAll("table.sortable"))
+    [...table.tHead.rows[0].cells].forEach((cell, column) => {
+      const button = Object.assign(document.createElement("button"), { type: "button" });
+      button.append(...cell.childNodes);
+      cell.append(button);
+      button.addEventListener("click", () => {
+        const down = cell.ariaSort === "ascending";
+        for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
+        cell.ariaSort = down ? "descending" : "ascending";
+        const keyed = [...table.tBodies[0].rows].map((row) => {
+          const text = row.cells[column].dataset.v ?? row.cells[column].textContent;
+          return { row, text, value: number(text) };
+        });
+        const sign = down ? -1 : 1;
+        keyed.sort((a, b) =>
+          Number.isNaN(a.value) || Number.isNaN(b.value)
+            ? Number.isNaN(a.value) - Number.isNaN(b.value) || (a.text === "") - (b.text === "") ||
+              sign * a.text.localeCompare(b.text)
+            : sign * (a.value - b.value));
+        table.tBodies[0].append(...keyed.map((entry) => entry.row));
       });
-      const sign = down ? -1 : 1;
-      keyed.sort((a, b) =>
-        Number.isNaN(a.value) || Number.isNaN(b.value)
-          ? Number.isNaN(a.value) - Number.isNaN(b.value) || (a.text === "") - (b.text === "") ||
-            sign * a.text.localeCompare(b.text)
-          : sign * (a.value - b.value));
-      table.tBodies[0].append(...keyed.map((entry) => entry.row));
     });
-  });
 })();

@@ -14,6 +14,7 @@ from playbook_jax.analysis import (
     figures,
     findings,
     findings_file,
+    groups,
     next_draft,
     next_study,
     page,
@@ -41,11 +42,16 @@ def write(study_directory: epath.PathLike) -> epath.Path:
     Raises:
       UsageError: there is no study, or the directory can't be written.
     """
-    return conclude(study_directory)[0]
+    study = study_lib.load(study_directory)
+    return save(study, findings.check(study))
 
 
 def conclude(study_directory: epath.PathLike) -> tuple[epath.Path, str]:
-    """Writes the report as `write` does; returns its path, and the findings in a few lines."""
+    """Writes the report of a study or of a group; returns its path, and the findings in a few lines."""
+    if groups.is_group(study_directory):
+        from playbook_jax.analysis import group_report
+
+        return group_report.conclude(study_directory)
     study = study_lib.load(study_directory)
     found = findings.check(study)
     path = save(study, found)

@@ -31,7 +31,7 @@ def answer(study: Study, findings: list[Finding]) -> str:
     parts = [
         tag("p", _best(study), class_="lede"),
         _values(study),
-        _counts(study),
+        counts(study),
         _next(study, findings),
     ]
     return tag("section", "\n".join(parts), id="answer")
@@ -92,7 +92,8 @@ def _values(study: Study) -> str:
     return items("ul", [lead, *pairs], class_="values") if pairs else ""
 
 
-def _counts(study: Study) -> str:
+def counts(study: Study) -> str:
+    """Returns how the trials ended, as a bar and in words."""
     numbers = {name: len(study.of_state(name)) for name in STATES}
     shown = {name: number for name, number in numbers.items() if number}
     shown = {name: shown[name] for name in _ordered(shown)}
@@ -150,14 +151,18 @@ def findings_section(findings: list[Finding], groups: list[Group]) -> str:
     return tag("section", tag("h2", "Findings") + "\n" + "\n".join(parts), id="findings")
 
 
-def _finding(index: int, finding: Finding, drawn: dict[str, str]) -> str:
-    kind, path = _VERDICTS[finding.verdict]
+def verdict(name: str) -> str:
+    """Returns a verdict with its icon."""
+    kind, path = _VERDICTS[name]
     shape = svg.element("circle", cx=8, cy=8, r=7) + svg.element("path", d=path)
     icon = (
         '<svg viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="1.6" '
         f'stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{shape}</svg>'
     )
-    verdict = tag("div", f"{icon}{finding.verdict}", class_=f"verdict v-{kind}")
+    return tag("div", f"{icon}{name}", class_=f"verdict v-{kind}")
+
+
+def _finding(index: int, finding: Finding, drawn: dict[str, str]) -> str:
     head = tag("p", escape(finding.question), class_="question")
     head += tag("h3", prose(finding.answer))
     parts = [items("ul", map(prose, finding.evidence))]
@@ -175,7 +180,7 @@ def _finding(index: int, finding: Finding, drawn: dict[str, str]) -> str:
         rest = tag("details", tag("summary", "Evidence") + rest)
     body = tag("div", head + rest)
     class_ = "finding quiet" if quiet else "finding"
-    return tag("article", verdict + body, class_=class_, id=f"finding-{index}")
+    return tag("article", verdict(finding.verdict) + body, class_=class_, id=f"finding-{index}")
 
 
 def _source(finding: Finding, drawn: dict[str, str]) -> str:
@@ -195,16 +200,17 @@ def figures_section(study: Study, group: Group) -> str:
     """Returns a group of figures with its legend."""
     parts = [tag("h2", escape(group.title)), tag("p", prose(group.text), class_="hint")]
     parts.append(_legend(study, group.legend))
-    parts.append(tag("div", "\n".join(map(_figure, group.figures)), class_="figures"))
+    parts.append(tag("div", "\n".join(map(figure, group.figures)), class_="figures"))
     return tag("section", "\n".join(parts), id=group.id)
 
 
-def _figure(figure: Figure) -> str:
-    subtitle = tag("span", escape(figure.subtitle)) if figure.subtitle else ""
-    head = tag("h3", escape(figure.title) + subtitle) if figure.title else ""
-    note = tag("figcaption", prose(figure.note)) if figure.note else ""
-    class_ = "first" if figure.starts_row else ""
-    return tag("figure", f"{head}\n{figure.svg}\n{note}", id=figure.id, class_=class_)
+def figure(shown: Figure) -> str:
+    """Returns a figure with its title and its note."""
+    subtitle = tag("span", escape(shown.subtitle)) if shown.subtitle else ""
+    head = tag("h3", escape(shown.title) + subtitle) if shown.title else ""
+    note = tag("figcaption", prose(shown.note)) if shown.note else ""
+    class_ = "first" if shown.starts_row else ""
+    return tag("figure", f"{head}\n{shown.svg}\n{note}", id=shown.id, class_=class_)
 
 
 def _legend(study: Study, keys: tuple[str, ...]) -> str:

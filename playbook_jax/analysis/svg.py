@@ -15,6 +15,19 @@ _STAR = [
     for k, r in zip(range(10), [1, 0.45] * 5, strict=True)
 ]
 
+# The shapes of the studies of a group: disc, square, triangle, diamond, triangle upside down, cross.
+_MEMBERS = [
+    [(np.cos(k * np.pi / 8), np.sin(k * np.pi / 8)) for k in range(16)],
+    [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
+    [(0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
+    [(0, -1.3), (1.15, 0), (0, 1.3), (-1.15, 0)],
+    [(0, 1.2), (1.1, -0.8), (-1.1, -0.8)],
+    [
+        *[(-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4)],
+        *[(0.4, 1.2), (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)],
+    ],
+]
+
 _SHAPES = {
     "cross": "m-3.6-3.6 7.2 7.2m0-7.2-7.2 7.2",
     "up": "m0-5 4.4 8h-8.8z",
@@ -76,6 +89,16 @@ def star(x: float, y: float, class_: str, size: float = 9.5, trial: int | None =
     )
     places = {} if trial is None else {"data_t": trial, "data_x": float(x), "data_y": float(y)}
     return element("path", class_=class_, d=f"M{points}z", **places)
+
+
+def member(x: float, y: float, radius: float, style: int, trial: int | None = None) -> str:
+    """Returns a mark in the shape and the colour of a study among others, of one of its trials."""
+    shape = _MEMBERS[style]
+    points = "L".join(
+        f"{coordinate(x + radius * a)} {coordinate(y + radius * b)}" for a, b in shape
+    )
+    places = {} if trial is None else {"data_t": trial, "data_x": float(x), "data_y": float(y)}
+    return element("path", class_=f"mark m{style}", d=f"M{points}z", **places)
 
 
 def curve(x: np.ndarray, y: np.ndarray, trial: int, class_: str | None = None) -> str:

@@ -1,20 +1,28 @@
 """The report's tables: the trials, and the search space with its roles."""
 
+from collections.abc import Mapping
+
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import groups, numerals
 from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.markup import escape, tag
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.studies.search_space import Range
 
 
-def trials(study: Study) -> str:
-    """Returns the table of all trials, the best first, then those without an objective."""
-    ranks = {trial.number: rank for rank, trial in enumerate(study.leaders, 1)}
+def trials(study: Study, marked: Mapping[int, str] | None = None) -> str:
+    """Returns the table of all trials, the best first, then those without an objective.
+
+    Args:
+      study: the study.
+      marked: the classes of trials that stand out, by number; None for those of the best few.
+    """
+    if marked is None:
+        marked = {trial.number: f"rank{rank}" for rank, trial in enumerate(study.leaders, 1)}
     others = [trial for trial in study.trials if trial.state != trial_lib.COMPLETE]
     heads = [tag("th", escape(h), scope="col", class_=c) for h, c in _heads(study)]
-    body = "\n".join(_trial(study, t, ranks.get(t.number)) for t in [*study.ranked, *others])
-    return _table("".join(heads), body)
+    body = "\n".join(_trial(study, t, marked.get(t.number)) for t in [*study.ranked, *others])
+    return table("".join(heads), body, sortable=True)
 
 
 def _heads(study: Study) -> list[tuple[str, str]]:
@@ -24,11 +32,11 @@ def _heads(study: Study) -> list[tuple[str, str]]:
     return heads + ([("reason", "")] if any(trial.reason for trial in study.trials) else [])
 
 
-def _trial(study: Study, trial: Trial, rank: int | None) -> str:
+def _trial(study: Study, trial: Trial, class_: str | None) -> str:
     objective = "" if trial.objective is None else numerals.metric(study.metric, trial.objective)
     best_step = "" if trial.best_step is None else numerals.count(trial.best_step)
     cells = [
-        tag("td", str(trial.number), class_="n"),
+        tag("td", str(groups.number(trial)), class_="n"),
         tag("td", state(trial.state), class_="keep"),
         tag("td", objective, class_="n"),
         tag("td", best_step, class_="n"),
@@ -40,7 +48,7 @@ def _trial(study: Study, trial: Trial, rank: int | None) -> str:
         cells.append(tag("td", text, class_="n" if h.ordered else ""))
     if any(t.reason for t in study.trials):
         cells.append(tag("td", escape(trial.reason), class_="reason"))
-    return tag("tr", "".join(cells), data_t=trial.number, class_=f"rank{rank}" if rank else "")
+    return tag("tr", "".join(cells), data_t=trial.number, class_=class_)
 
 
 def state(name: str) -> str:
@@ -64,20 +72,36 @@ def space(study: Study) -> str:
         )
         for row in rows
     )
-    return _table("".join(tag("th", head, scope="col") for head in heads), body, "scroll space")
+    return table("".join(tag("th", head, scope="col") for head in heads), body, "scroll space")
+
+
+def values(h: Hyperparameter) -> str:
+    """Returns a search space in words: "0.001 to 10", "64; 64, 64"."""
+    if isinstance(h.space, Range):
+        return f"{numerals.value(h.space.low)} to {numerals.value(h.space.high)}"
+    return "; ".join(numerals.value(v) for v in h.space.values)
 
 
 def _varying(study: Study, h: Hyperparameter) -> list[str]:
+    scale = "listed"
     if isinstance(h.space, Range):
-        low, high = numerals.value(h.space.low), numerals.value(h.space.high)
-        values, scale = f"{low} to {high}", h.space.scale.replace("one_minus_log", "log of 1 − x")
+        scale = h.space.scale.replace("one_minus_log", "log of 1 − x")
         scale += ", whole numbers" if h.space.type == "int" else ""
-    else:
-        values, scale = "; ".join(numerals.value(v) for v in h.space.values), "listed"
     best = [numerals.value(trial.parameters.get(h.name)) for trial in study.leaders]
-    return [tag("code", escape(h.name)), h.role, escape(values), scale, *map(escape, best)]
+    return [tag("code", escape(h.name)), h.role, escape(values(h)), scale, *map(escape, best)]
 
 
-def _table(head: str, body: str, class_: str = "scroll") -> str:
-    table = tag("table", f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>")
-    return tag("div", table, class_=class_, tabindex=0)
+def table(head: str, body: str, class_: str = "scroll", sortable: bool = False) -> str:
+    """Returns a table that scrolls where it is too wide.
+
+    Args:
+      head: the cells of its first row.
+      body: the other rows.
+      class_: of the element around it.
+      sortable: whether a click on the head of a column sorts the rows.
+    """
+    class_of = "sortable" if sortable else ""
+    inside = tag(
+        "table", f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>", class_=class_of
+    )
+    return tag("div", inside, class_=class_, tabindex=0)

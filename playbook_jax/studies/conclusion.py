@@ -59,7 +59,7 @@ def conclude(
         print("No trial is COMPLETE: there is no best one.")
     else:
         _tell_best(study, specification, trials[best], statuses[best], train_command)
-    reported = _report(study.path, script)
+    reported = report(study.path, script)
     _write_ledger(study)
     if best is not None:
         replicate_command = [
@@ -130,14 +130,20 @@ def _print_best(trial: int, text: str, parameters: Mapping[str, object]) -> None
         print(f"  {name:<{width}}  {shown}")
 
 
-def _report(path: Path, script: Path) -> bool:
+def report(path: Path, script: Path) -> bool:
+    """Writes the report of a study or a group, prints what it comes to, and returns whether that went well.
+
+    Args:
+      path: its directory.
+      script: the launcher's, beside which the others lie.
+    """
     try:
-        report, findings = importlib.import_module(REPORT_MODULE).conclude(path)
+        written, findings = importlib.import_module(REPORT_MODULE).conclude(path)
     except Exception:  # whatever it is, the trials are done and their table is written
         traceback.print_exc()
         again = shlex.join([str(script.with_name("analyze.py")), f"--study={path}"])
         print(f"The report failed; once it is mended: {again}", file=sys.stderr)
         return False
     print(findings)
-    print(f"Report: {report}")
+    print(f"Report: {written}")
     return True

@@ -5,6 +5,7 @@
 
     group.json              the question, and which study has which scientific values
     group.csv               a row a study: how many trials, and its best one
+    report.html             how the studies compare, written by analysis/group_report.py
     optimizer=nesterov/     a study directory like any other (see directory.py)
     optimizer=adam/
     logs/                   what the workers print
@@ -40,7 +41,7 @@ from playbook_jax.studies.specification import JOINT, Specification
 
 FORMAT = 1
 FILE_NAME = "group.json"
-_OURS = {FILE_NAME, "group.csv", "logs"}
+_OURS = {FILE_NAME, "group.csv", "report.html", "logs"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +345,7 @@ def conclude(
     statuses: Mapping[int, Status],
     command: Sequence[str],
 ) -> bool:
-    """Concludes each study as if it had run alone, and prints how their best trials compare.
+    """Concludes each study as if it had run alone, and compares them: in a report, and in print.
 
     Args:
       group: the directory.
@@ -354,7 +355,7 @@ def conclude(
       command: what started the launcher.
 
     Returns:
-      Whether all reports could be written.
+      Whether all reports could be written, that of the group among them.
     """
     reported, lines = True, []
     mode, metric = (specification.objective[key] for key in ("mode", "metric"))
@@ -374,4 +375,4 @@ def conclude(
     for name, result in lines:
         print(f"  {name:<{width}}  {result}")
     print(f"Studies: {group.path}")
-    return reported
+    return conclusion.report(group.path, Path(command[0])) and reported

@@ -50,8 +50,8 @@ def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
         above=0 if study.maximize else strip,
         below=strip if study.maximize else 0,
     )
-    parts = [*_bounds(panel, hyperparameter), *panel.frame()]
-    crosses = _infeasible(panel, study, hyperparameter, infeasible)
+    parts = [*bounds(panel, hyperparameter), *panel.frame()]
+    crosses = infeasible_strip(panel, study, hyperparameter, infeasible)
     if crosses:
         class_ = "crowd" if len(infeasible) > MANY else None
         parts.append(svg.element("g", "".join(crosses), class_=class_))
@@ -108,7 +108,7 @@ def x_of(hyperparameter: Hyperparameter, trial: Trial) -> float:
     return value
 
 
-def _bounds(panel: Panel, hyperparameter: Hyperparameter) -> list[str]:
+def bounds(panel: Panel, hyperparameter: Hyperparameter) -> list[str]:
     """Returns the search space's bounds, with what lies outside shaded."""
     space = hyperparameter.space
     if not isinstance(space, Range):
@@ -130,7 +130,7 @@ def _bounds(panel: Panel, hyperparameter: Hyperparameter) -> list[str]:
     return parts
 
 
-def _infeasible(
+def infeasible_strip(
     panel: Panel, study: Study, hyperparameter: Hyperparameter, infeasible: list[Trial]
 ) -> list[str]:
     """Returns the crosses in their strip at the worse end of the vertical axis."""

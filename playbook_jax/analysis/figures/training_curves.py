@@ -80,14 +80,14 @@ def _plot(
     for trial in drawn:
         if trial.number not in leaders:
             diverged = trial.state == trial_lib.INFEASIBLE
-            behind.append(_curve(panel, trial, metric, points, "bad" if diverged else None))
+            behind.append(curve(panel, trial, metric, points, "bad" if diverged else None))
             if diverged and len(drawn) <= CROWD:
                 ends.append(_cross(panel, trial, metric))
     # So many curves are a texture, in which only those that are pointed at need a mark of their own.
     thin = " crowd" if len(drawn) > CROWD else " many" if len(drawn) > MANY else ""
     clip = f"clip-{metric.replace('/', '-')}"
     parts = [
-        _clip(panel, clip),
+        clip_area(panel, clip),
         *panel.frame(),
         svg.element("g", "".join(behind + ends), class_=f"curves{thin}", clip_path=f"url(#{clip})")
         if behind
@@ -104,7 +104,7 @@ def _plot(
     )
 
 
-def _clip(panel: Panel, name: str) -> str:
+def clip_area(panel: Panel, name: str) -> str:
     """Returns the area outside of which curves are not drawn, with room for lines on its border."""
     area = svg.element(
         "rect",
@@ -122,7 +122,7 @@ def _front(panel: Panel, study: Study, metric: str, clip: str) -> list[str]:
     for rank, trial in reversed(list(enumerate(study.leaders, 1))):
         if metric not in trial.evaluations:
             continue
-        lines.append(_curve(panel, trial, metric, trial_lib.CURVE_POINTS + 1, f"front rank{rank}"))
+        lines.append(curve(panel, trial, metric, trial_lib.CURVE_POINTS + 1, f"front rank{rank}"))
         steps, values = trial.evaluations["step"], trial.evaluations[metric]
         at = np.flatnonzero((steps == trial.best_step) & np.isfinite(values))
         if metric.startswith(SPLITS[0]) and len(at):
@@ -144,7 +144,8 @@ def _front(panel: Panel, study: Study, metric: str, clip: str) -> list[str]:
     return [svg.element("g", "".join(lines), clip_path=f"url(#{clip})"), *stars, *labels]
 
 
-def _curve(panel: Panel, trial: Trial, metric: str, points: int, class_: str | None) -> str:
+def curve(panel: Panel, trial: Trial, metric: str, points: int, class_: str | None) -> str:
+    """Returns a trial's curve of a metric, of so many points at most."""
     steps, values = trial.evaluations["step"], trial.evaluations[metric]
     if len(steps) > points:
         kept = np.linspace(0, len(steps) - 1, points).astype(int)

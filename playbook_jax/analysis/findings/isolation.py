@@ -7,6 +7,7 @@ more often: tests/test_analysis_isolation.py has a short version.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def check(study: Study) -> list[Finding]:
     """
     scientific = [h for h in study.hyperparameters if h.role == "scientific"]
     if scientific:
-        return [_check(study, h) for h in scientific]
+        return [of(study, h) for h in scientific]
     if study.group is not None:
         return [_of_group(study, h) for h in study.group.hyperparameters if h.role == "scientific"]
     text = "Nothing is compared: all that varies is nuisance."
@@ -46,12 +47,19 @@ def check(study: Study) -> list[Finding]:
 
 def _of_group(study: Study, h: Hyperparameter) -> Finding:
     """Returns what all studies of a group say; what to change in one of them, its own findings do."""
-    found = _check(study.group, h)
+    found = of(study.group, h)
     text = f"All studies of the group {study.group.name} are compared; trials have the numbers of their own."
     return dataclasses.replace(found, evidence=(text, *found.evidence), trials=(), proposals=())
 
 
-def _check(study: Study, h: Hyperparameter) -> Finding:
+def of(study: Study, h: Hyperparameter, doubts: Sequence[Doubt] | None = None) -> Finding:
+    """Returns which value of a hyperparameter is best.
+
+    Args:
+      study: the study.
+      h: one of its hyperparameters.
+      doubts: what makes the comparison unfair; None for what `fairness.doubts` sees in the trials.
+    """
     parts = isolation.slices(study, h)
     compared = sorted((p for p in parts if p.complete), key=lambda p: p.costs[0])
     evidence = [_describe(study, part) for part in parts[:SHOWN]]
@@ -70,7 +78,7 @@ def _check(study: Study, h: Hyperparameter) -> Finding:
     evidence += [_compared(study, c) for c in comparisons[:COMPARED]]
     evidence += _untested(study, h, parts)
     text = _answer(study, comparisons, beaten)
-    doubts = fairness.doubts(study, h, parts)
+    doubts = fairness.doubts(study, h, parts) if doubts is None else doubts
     numbers = tuple(part.best.number for part in compared)
     if doubts:
         return _unfair(h, text, evidence, doubts, numbers)
@@ -179,7 +187,7 @@ def _untested(study: Study, h: Hyperparameter, parts: list[Slice]) -> list[str]:
 
 
 def _unfair(
-    h: Hyperparameter, text: str, evidence: list[str], doubts: list[Doubt], trials: tuple[int, ...]
+    h: Hyperparameter, text: str, evidence: list[str], doubts: Sequence[Doubt], trials: tuple[int, ...]
 ) -> Finding:
     proposed = [proposal for doubt in doubts for proposal in doubt.proposals]
     proposals = tuple(p for i, p in enumerate(proposed) if p not in proposed[:i])

@@ -1,0 +1,265 @@
+"""Figures of a group: the studies beside one another, each with its own colour, shape and dashes.
+
+Axes of hyperparameters that all studies search alike hold all trials; one that is conditional, or has other
+bounds in another study, has an axis for each study. All axes of the objective are the same.
+
+Source: playbook, "Extracting insight from experimental results" and its figures.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import axes, best_of, groups, numerals, objective_axis, svg
+from playbook_jax.analysis.figures import Figure, Group as Figures, hyperparameter_axes
+from playbook_jax.analysis.figures.hyperparameter_axes import STRIP, describe, x_axis, x_of
+from playbook_jax.analysis.figures.training_curves import PREFERRED, SPLITS, clip_area, curve
+from playbook_jax.analysis.findings import enough_trials
+from playbook_jax.analysis.groups import Group
+from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.analysis.objective_axis import ObjectiveAxis
+from playbook_jax.analysis.panel import Panel
+from playbook_jax.analysis.study import Study, Trial
+
+STYLES = 6  # that can be told apart, also without colour; the next study begins anew
+SIZES = 24  # numbers of trials at which the best of so many is drawn
+MANY = 150  # trials from which marks are drawn smaller
+
+
+def draw(group: Group) -> list[Figures]:
+    """Returns the figures that a group has and a single study has not."""
+    made = [_curves(group), _axes(group), _best_of_k(group)]
+    return [figures for figures in made if figures.figures]
+
+
+def symbol(index: int) -> str:
+    """Returns the mark and the line of the study at a place, as a picture of 32 by 14."""
+    line = svg.element("path", class_=f"front m{index % STYLES}", d="M0 7h32")
+    return line + svg.member(16, 7, 4.4, index % STYLES)
+
+
+def _curves(group: Group) -> Figures:
+    """Returns the training curves of the best trial of each study."""
+    bests = [t for _, m in group.read if (t := _joined_best(group, m.study)) is not None]
+    metric = group.joined.metric
+    figures: list[Figure] = []
+    for kind in dict.fromkeys([metric.split("/", 1)[-1], *PREFERRED]):
+        names = [f"{split}/{kind}" for split in SPLITS]
+        if metric.endswith(f"/{kind}") and metric not in names:
+            names.insert(0, metric)
+        names = [n for n in names if any(n in t.evaluations for t in bests)]
+        figures += _pair(group, bests, names) if names else []
+    return Figures(
+        "training-curves",
+        "Training curves of the best trials",
+        "The best trial of each study, validation beside training. A best one that worsens again, or still "
+        "falls, is not the best that its value can do. The stars are where the best checkpoints were found.",
+        tuple(figures),
+    )
+
+
+def _joined_best(group: Group, study: Study) -> Trial | None:
+    if study.best is None:
+        return None
+    index = next(i for i, m in group.read if m.study is study)
+    number = (index + 1) * groups.SPAN + study.best.number
+    return dataclasses.replace(study.best, number=number)
+
+
+def _pair(group: Group, bests: list[Trial], names: list[str]) -> list[Figure]:
+    of = {n: [t.evaluations[n] for t in bests if n in t.evaluations] for n in names}
+    first, *others = (np.concatenate(arrays) for arrays in of.values())
+    values = np.concatenate([first, *others])
+    if not np.isfinite(values).any():
+        return []
+    study = group.joined
+    rising = names[0].endswith("accuracy") or (study.maximize and names[0] == study.metric)
+    shown = objective_axis.curves(names[0], values, first, rising)
+    last = max(float(t.evaluations["step"][-1]) for t in bests if len(t.evaluations))
+    figures = [_curve_plot(name, bests, shown.axis, last) for name in names]
+    return [dataclasses.replace(figures[0], starts_row=True), *figures[1:]]
+
+
+def _curve_plot(metric: str, bests: list[Trial], y_axis: axes.Axis, last: float) -> Figure:
+    label = numerals.metric_label(metric)
+    unit = " (%)" if numerals.is_rate(metric) else ""
+    y_axis = dataclasses.replace(y_axis, label=label + unit)
+    panel = Panel(axes.linear(0, last, "step", most=5), y_axis, right=36)
+    name = f"clip-{metric.replace('/', '-')}"
+    lines, stars, ends = [], [], []
+    for trial in bests:
+        if metric not in trial.evaluations:
+            continue
+        style = groups.place(trial) % STYLES
+        lines.append(curve(panel, trial, metric, trial_lib.CURVE_POINTS + 1, f"front m{style}"))
+        steps, values = trial.evaluations["step"], trial.evaluations[metric]
+        at = np.flatnonzero((steps == trial.best_step) & np.isfinite(values))
+        if metric.startswith(SPLITS[0]) and len(at):
+            x, y = float(panel.across(steps[at[0]])), float(panel.up(values[at[0]]))
+            stars.append(svg.star(x, y, f"star m{style}", trial=trial.number))
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            ends.append((float(np.clip(panel.up(finite[-1]), panel.top, panel.base)), trial))
+    places = svg.spread([y for y, _ in ends], 13, panel.top + 4, panel.base)
+    labels = [_label(panel.end + 12, y + 4, t) for y, (_, t) in zip(places, ends, strict=True)]
+    front = svg.element("g", "".join(lines), clip_path=f"url(#{name})")
+    parts = [clip_area(panel, name), *panel.frame(), front, *stars, *labels]
+    told = f"{label} against step, a line for the best trial of each study"
+    picture = svg.picture(panel.width, panel.height, told, parts, f"svg-{name}")
+    return Figure(f"curve-{metric.replace('/', '-')}", "", "", picture)
+
+
+def _label(x: float, y: float, trial: Trial) -> str:
+    class_ = f"label middle m{groups.place(trial) % STYLES}"
+    return svg.text(x, y, str(groups.number(trial)), class_, data_t=trial.number)
+
+
+def _axes(group: Group) -> Figures:
+    """Returns the hyperparameter axes: one for all studies where they search alike, else one for each."""
+    study, common = group.joined, set(groups.shared(group))
+    objectives = np.array([t.objective for t in study.ranked])
+    shown = objective_axis.objectives(study.metric, objectives, study.maximize)
+    tuned = [h for h in study.hyperparameters if h.role != "scientific"]
+    together = [_axis(group, h, shown, study.trials, "") for h in tuned if h.name in common]
+    apart: dict[str, list[Figure]] = {}
+    for index, member in group.read:
+        trials = [t for t in study.trials if groups.place(t) == index]
+        for h in member.study.hyperparameters:
+            if h.name not in common:
+                joined = next(
+                    j for j in tuned if j.name.startswith(f"{h.name}@") and _has(trials, j)
+                )
+                apart.setdefault(h.name, []).append(
+                    _axis(group, joined, shown, trials, member.label)
+                )
+    for figures in apart.values():
+        if len(figures) > 1:
+            figures[0] = dataclasses.replace(figures[0], starts_row=True)
+        together += figures
+    return Figures(
+        "hyperparameter-axes",
+        "Hyperparameter axes",
+        "Each point is a trial, at the best value it reached in training; the stars are the best of each "
+        "study. What has other bounds in another study has an axis of its own. The dashed lines are the "
+        "bounds, from which the stars should keep away.",
+        tuple(together),
+    )
+
+
+def _has(trials: Sequence[Trial], h: Hyperparameter) -> bool:
+    return any(h.name in trial.parameters for trial in trials)
+
+
+def _axis(
+    group: Group, h: Hyperparameter, shown: ObjectiveAxis, trials: Sequence[Trial], of: str
+) -> Figure:
+    study = dataclasses.replace(group.joined, trials=tuple(trials))
+    failed = study.of_state(trial_lib.INFEASIBLE)
+    strip = STRIP if group.joined.of_state(trial_lib.INFEASIBLE) else 0  # in all axes, or in none
+    above, below = (0, strip) if study.maximize else (strip, 0)
+    title = h.name.partition("@")[0].removeprefix("hparams.")
+    x = dataclasses.replace(x_axis(h), label=title)
+    panel = Panel(x, shown.axis, above=above, below=below)
+    parts = [*hyperparameter_axes.bounds(panel, h), *panel.frame()]
+    crosses = hyperparameter_axes.infeasible_strip(panel, study, h, failed)
+    parts.append(svg.element("g", "".join(crosses)) if crosses else "")
+    marks, stars = _marks(panel, study, h, shown)
+    parts += [svg.element("g", "".join(marks), class_="dots") if marks else "", *stars]
+    if not study.ranked:
+        middle = (panel.left + panel.end) / 2
+        parts.append(svg.text(middle, float(panel.at(0.5)), "no complete trial yet", "empty"))
+    id_ = re.sub(r"\s", "_", f"axis-{h.name}")
+    told = f"{shown.axis.label} against {title}, a point a trial"
+    picture = svg.picture(panel.width, panel.height, told, parts, f"svg-{id_}")
+    space = describe(dataclasses.replace(h, name=h.name.partition("@")[0]))
+    return Figure(id_, title, f"{of}: {space}" if of else space, picture)
+
+
+def _marks(
+    panel: Panel, study: Study, h: Hyperparameter, shown: ObjectiveAxis
+) -> tuple[list[str], list[str]]:
+    """Returns the marks of the complete trials, and the stars of the best of each study with numbers."""
+    marks, stars, taken, seen = [], [], [], set()
+    radius = 4.2 if len(study.ranked) <= MANY else 3.0
+    for trial in study.ranked:
+        style = groups.place(trial) % STYLES
+        best = groups.place(trial) not in seen
+        seen.add(groups.place(trial))
+        at = x_of(h, trial)
+        if not np.isfinite(at):
+            continue
+        x, y = float(panel.across(at)), float(panel.up(trial.objective))
+        beyond = trial.objective < shown.low if study.maximize else trial.objective > shown.high
+        if beyond:
+            kind, y = ("down", float(panel.at(0)) - 4)
+            if not study.maximize:
+                kind, y = "up", float(panel.at(1)) + 6
+            marks.append(svg.mark(kind, x, y, trial.number, f"far mark m{style}"))
+        elif best:
+            stars.append((x, y, trial))
+            taken.append((x, y))
+        else:
+            marks.append(svg.member(x, y, radius, style, trial.number))
+    drawn = [
+        svg.star(x, y, f"star m{groups.place(t) % STYLES}", trial=t.number) for x, y, t in stars
+    ]
+    for x, y, trial in stars:
+        at_x, at_y = svg.free_place(x, y, taken, panel.end)
+        taken.append((at_x, at_y))
+        drawn.append(_label(at_x, at_y + 4, trial))
+    return marks, drawn
+
+
+def _best_of_k(group: Group) -> Figures:
+    """Returns the best of so many trials of each study, by bootstrap, on one axis."""
+    study, lines = group.joined, []
+    turn = -1 if study.maximize else 1
+    for index, member in group.read:
+        if len(member.study.ranked) >= enough_trials.FEWEST:
+            costs, failures = enough_trials.draws(member.study)
+            number = len(costs) + failures
+            sizes = np.unique(np.geomspace(1, number, SIZES).round().astype(int))
+            boxes = np.array([best_of.bootstrap(costs, failures, int(size)) for size in sizes])
+            lines.append((index, sizes, turn * boxes))
+    shown = [v for _, _, boxes in lines for v in boxes[:, 2] if np.isfinite(v)]
+    figures = ()
+    if len(lines) > 1 and shown:
+        figures = (_best_of_k_plot(group, lines, np.array(shown)),)
+    return Figures(
+        "best-of-k-figures",
+        "Number of trials",
+        "What the best of so many trials of each study comes to, by drawing from them (bootstrap): the line "
+        "is the median, half of all draws lie in the band. Where lines cross, the winner depends on how "
+        "much one tunes; a line that still falls belongs to a value that is not tuned well yet.",
+        figures,
+    )
+
+
+def _best_of_k_plot(
+    group: Group, lines: list[tuple[int, np.ndarray, np.ndarray]], shown: np.ndarray
+) -> Figure:
+    study = group.joined
+    y = objective_axis.objectives(study.metric, shown, study.maximize)
+    most = max(int(sizes[-1]) for _, sizes, _ in lines)
+    panel = Panel(axes.log(1, max(2, most), "number of trials"), y.axis, height=280, right=36)
+    bands, curves = [], []
+    for index, sizes, boxes in lines:
+        style = index % STYLES
+        kept = np.isfinite(boxes[:, 1:4]).all(axis=1)
+        xs = panel.across(sizes[kept])
+        low, middle, high = np.clip(panel.up(boxes[kept, 1:4]), panel.top, panel.base).T
+        ring = [*zip(xs, low, strict=True), *zip(xs[::-1], high[::-1], strict=True)]
+        path = "L".join(f"{svg.coordinate(a)} {svg.coordinate(b)}" for a, b in ring)
+        if len(ring) > 2:
+            bands.append(svg.element("path", class_=f"band m{style}", d=f"M{path}z"))
+            points = " ".join(
+                f"{svg.coordinate(a)} {svg.coordinate(b)}" for a, b in zip(xs, middle, strict=True)
+            )
+            curves.append(svg.element("path", class_=f"front m{style}", d=f"M{points}"))
+    told = "best objective against the number of trials, a line a study"
+    parts = [*panel.frame(), *bands, *curves]
+    picture = svg.picture(panel.width, panel.height, told, parts, "svg-best-of-k")
+    return Figure("best-of-k", "", "", picture)
