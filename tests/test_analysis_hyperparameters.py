@@ -55,7 +55,7 @@ def test_the_effective_learning_rate():
         parse(synthetic.LEARNING_RATE, "hparams.learning_rate"),
         parse(synthetic.MOMENTUM, "hparams.momentum"),
     ]
-    ratio = directions.effective_learning_rate(axes)
+    (ratio,) = directions.effective_learning_rates(axes)
     # 0.001 / 0.5 to 10 / 0.001: 6.7 decades.
     assert ratio.decades == pytest.approx(math.log10(1e4 / 2e-3))
     values = {"hparams.learning_rate": 0.1, "hparams.momentum": 0.9}
@@ -63,9 +63,9 @@ def test_the_effective_learning_rate():
     assert ratio.show(ratio.place(values)) == "1"
     assert math.isnan(ratio.place({"hparams.learning_rate": 0.1}))
     assert math.isnan(ratio.place({"hparams.momentum": 0.1}))
-    assert directions.effective_learning_rate(axes[:1]) is None
+    assert directions.effective_learning_rates(axes[:1]) == []
     linear = parse({"scale": "linear", "low": 0.0, "high": 1.0}, "hparams.learning_rate")
-    assert directions.effective_learning_rate([linear, axes[1]]) is None
+    assert directions.effective_learning_rates([linear, axes[1]]) == []
 
 
 def test_a_direction_along_an_axis():

@@ -166,17 +166,11 @@ def test_what_is_on_already_is_not_proposed(base, way):
 
 def test_cannot_tell():
     named = study(lambda u: 1 - u, 0.7, name=DECAY, space=synthetic.WEIGHT_DECAY)
-    ratio = "hparams.learning_rate/(1-hparams.momentum)"
-    in_part = study(lambda u: 1 - u, 0.7, name=ratio, space=synthetic.LEARNING_RATE)
     one_bad = study(lambda u: 1 - u, 0.96)
     none = study(lambda u: 1 - u, -1)
     unstarted = dataclasses.replace(none, trials=())
     for made, answer in [
         (named, "The learning rate does not vary, so its edge is not seen."),
-        (
-            in_part,
-            "The learning rate varies only as learning_rate/(1-hparams.momentum): no one edge.",
-        ),
         (one_bad, "A single trial that fails does not show an edge."),
         (none, "No trial is complete."),
         (unstarted, "No trial is complete."),

@@ -109,7 +109,7 @@ def test_more_hyperparameters_are_given_more_trials(tmp_path):
 def test_learning_rates_some_way_beyond_the_edge_are_searched(tmp_path, place, proposal):
     synthetic.write(tmp_path / "s", EDGE, num_trials=40)
     study = study_lib.load(tmp_path / "s")
-    region = infeasible_region.find(study, ("learning_rate",))
+    region = infeasible_region.find(study, "hparams.learning_rate")
     proposals = remedies.propose(study, dataclasses.replace(region, cut=place), set())
     assert proposals[1] == proposal
 
@@ -117,7 +117,7 @@ def test_learning_rates_some_way_beyond_the_edge_are_searched(tmp_path, place, p
 def test_where_both_remedies_are_there_nothing_is_proposed(tmp_path):
     synthetic.write(tmp_path / "s", EDGE, num_trials=40)
     study = study_lib.load(tmp_path / "s")
-    region = infeasible_region.find(study, ("learning_rate",))
+    region = infeasible_region.find(study, "hparams.learning_rate")
     assert remedies.propose(study, region, {"warmup_steps", "clip_norm"}) == ()
 
 

@@ -64,7 +64,7 @@ class Field:
           trials: COMPLETE ones, the best first; all of them when None.
         """
         self.trials = list(study.ranked if trials is None else trials)
-        self._study = study
+        self.study = study
         self._scores = normal_scores(study.costs(self.trials))
         self._effects = self._fit()
 
@@ -117,7 +117,7 @@ class Field:
         """
         effects = {
             h.name: columns_of(h, [trial.parameters.get(h.name) for trial in self.trials])
-            for h in self._study.hyperparameters
+            for h in self.study.hyperparameters
         }
         number = sum(c.shape[1] for c in effects.values())
         if 2 * number > len(self.trials):

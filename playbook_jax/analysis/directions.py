@@ -12,6 +12,7 @@ from typing import Any
 
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.studies import conditions
 from playbook_jax.studies.search_space import Range
 
 _RATE, _MOMENTUM = "hparams.learning_rate", "hparams.momentum"
@@ -51,30 +52,42 @@ def along(axis: Hyperparameter) -> Direction:
     )
 
 
-def effective_learning_rate(axes: list[Hyperparameter]) -> Direction | None:
-    """Returns the direction of learning_rate / (1 − momentum), if both are ranges that vary."""
-    by_name = {axis.name: axis for axis in axes if isinstance(axis.space, Range)}
-    if _RATE not in by_name or _MOMENTUM not in by_name:
-        return None
-    rate, momentum = by_name[_RATE].space, by_name[_MOMENTUM].space
-    if rate.low <= 0 or momentum.high >= 1:
-        return None
+def effective_learning_rates(axes: list[Hyperparameter]) -> list[Direction]:
+    """Returns the directions of learning_rate / (1 − momentum), of pairs of ranges that vary.
 
+    There are several where a learning rate or a momentum has a condition, a pair for each.
+    """
+    ranges = [axis for axis in axes if isinstance(axis.space, Range)]
+    rates, momenta = (
+        [a for a in ranges if conditions.stem(a.name) == p] for p in (_RATE, _MOMENTUM)
+    )
+    pairs = [
+        (r, m, r.name.partition("@")[2], m.name.partition("@")[2]) for r in rates for m in momenta
+    ]
+    return [
+        _effective_learning_rate(r, m, f"@{one or two}" if one or two else "")
+        for r, m, one, two in pairs
+        if (one == two or not one or not two) and r.space.low > 0 and m.space.high < 1
+    ]
+
+
+def _effective_learning_rate(
+    rate: Hyperparameter, momentum: Hyperparameter, where: str
+) -> Direction:
     def ratio(rate: float, momentum: float) -> float:
         return math.log10(rate / (1 - momentum))
 
-    low, high = ratio(rate.low, momentum.low), ratio(rate.high, momentum.high)
+    low = ratio(rate.space.low, momentum.space.low)
+    high = ratio(rate.space.high, momentum.space.high)
 
     def place(values: Mapping[str, Any]) -> float:
-        if math.isnan(by_name[_RATE].unit(values.get(_RATE))):
+        if any(math.isnan(axis.unit(values.get(axis.name))) for axis in (rate, momentum)):
             return math.nan
-        if math.isnan(by_name[_MOMENTUM].unit(values.get(_MOMENTUM))):
-            return math.nan
-        return (ratio(values[_RATE], values[_MOMENTUM]) - low) / (high - low)
+        return (ratio(values[rate.name], values[momentum.name]) - low) / (high - low)
 
     return Direction(
-        "learning_rate / (1 − momentum)",
-        (_RATE, _MOMENTUM),
+        f"learning_rate / (1 − momentum){where}",
+        (rate.name, momentum.name),
         place,
         lambda at: numerals.number(10 ** (low + at * (high - low))),
         high - low,

@@ -14,10 +14,16 @@ from playbook_jax.analysis.hyperparameters import SIDES, Hyperparameter
 from playbook_jax.analysis.isolation import Slice
 from playbook_jax.analysis.proposals import EXTEND, Proposal
 from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.thresholds import Threshold
 
-# A value that was tried with two thirds of another one's trials has had less luck to choose from. A joint
-# study of 20 trials gives each of two values 10, give or take one.
-FEWER = 2 / 3
+FEWER = Threshold(
+    "fairness.fewer",
+    2 / 3,
+    0,
+    1,
+    "a value tried with fewer than this part of another one's trials has had less luck to "
+    "choose from; a joint study of 20 trials gives each of two values 10, give or take one",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +47,15 @@ def doubts(study: Study, hyperparameter: Hyperparameter, slices: list[Slice]) ->
     for part in slices:
         alone = _alone(study, hyperparameter, part)
         found += _crowded(alone, part, len(slices))
-        (stable,) = instability.check(alone)
-        if stable.verdict == ACT:
-            found.append(
-                Doubt(
-                    f"{part.label}: {stable.answer[0].lower()}{stable.answer[1:]}",
-                    f"Mend the instability of {part.label}, by warmup or clipping.",
-                    stable.proposals,
-                )
+        found += [
+            Doubt(
+                f"{part.label}: {unstable.answer[0].lower()}{unstable.answer[1:]}",
+                f"Mend the instability of {part.label}, by warmup or clipping.",
+                unstable.proposals,
             )
+            for unstable in instability.check(alone)
+            if unstable.verdict == ACT
+        ]
     return found
 
 
@@ -58,7 +64,7 @@ def untested(study: Study, hyperparameter: Hyperparameter, slices: list[Slice]) 
     few = []
     for part in slices:
         axes = _axes(_alone(study, hyperparameter, part))
-        allowed = boundary.CHANCE / (2 * max(1, len(axes)) * len(slices))
+        allowed = boundary.CHANCE.of(study) / (2 * max(1, len(axes)) * len(slices))
         if axes and least_chance(len(part.complete)) > allowed:
             few.append(part.label)
     return few
@@ -85,9 +91,8 @@ def _axes(alone: Study) -> list[Hyperparameter]:
 
 def counts(study: Study, slices: list[Slice]) -> list[Doubt]:
     """Returns a doubt where one slice has far more ended trials than another."""
-    del study
     least, most = (choose(slices, key=lambda part: part.ended) for choose in (min, max))
-    if least.ended >= FEWER * most.ended:
+    if least.ended >= FEWER.of(study) * most.ended:
         return []
     text = (
         f"{least.label} was tried with {numerals.plural(least.ended, 'trial')}, {most.label} with "

@@ -214,7 +214,7 @@ def _improving(group: Group) -> list[Doubt]:
         measured = [end_of_training.measure(member.study, t) for t in curves.compared(member.study)]
         known = [end.improving for end in measured if end is not None]
         if known:
-            ends[member.label] = sum(known) >= end_of_training.MOST * len(known)
+            ends[member.label] = sum(known) >= end_of_training.MOST.of(member.study) * len(known)
     going = [label for label, improves in ends.items() if improves]
     if not going or len(going) == len(ends):
         return []

@@ -13,6 +13,11 @@ from playbook_jax.studies.search_space import Range, Values
 LOW, HIGH = SIDES = ("low", "high")
 
 
+def is_seed(name: str) -> bool:
+    """Says whether a path is one by which replicates differ: a seed, or a note where nothing else does."""
+    return name in ("seed", "notes") or name.startswith("seeds.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Hyperparameter:
     """A hyperparameter that varies.

@@ -8,8 +8,15 @@ from playbook_jax.analysis import crowding, directions, numerals
 from playbook_jax.analysis.directions import Direction
 from playbook_jax.analysis.hyperparameters import HIGH, LOW
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
-CHANCE = 0.05  # of a region where there is none, over all the places looked at together; customary
+CHANCE = Threshold(
+    "infeasible_region.chance",
+    0.05,
+    0,
+    1,
+    "of a region where there is none, over all the places looked at together; customary",
+)
 FEWEST = 2  # one failure lies somewhere, and one trial that learned elsewhere
 
 
@@ -36,13 +43,14 @@ class Region:
     chance: float
 
 
-def find(study: Study, only: tuple[str, ...] | None = None) -> Region | None:
+def find(study: Study, axis: str | None = None) -> Region | None:
     """Returns the region that tells failures from trials that learned best, or None if none does.
 
     Args:
       study: the study.
-      only: the labels of the directions to look in; all when None.
+      axis: the hyperparameter along which to look, and in directions that it is part of; all when None.
     """
+    study = study.drawn
     failures, learned = study.failures, study.learned
     if min(len(failures), len(learned)) < FEWEST:
         return None
@@ -50,10 +58,10 @@ def find(study: Study, only: tuple[str, ...] | None = None) -> Region | None:
     candidates = [
         region
         for direction, side in _looked_at(study)
-        if only is None or direction.label in only
+        if axis is None or axis in direction.names
         if (region := _region(direction, side, trials, len(failures))) is not None
     ]
-    allowed = CHANCE / max(1, len(candidates))
+    allowed = CHANCE.of(study) / max(1, len(candidates))
     candidates = [region for region in candidates if region.chance <= allowed]
     return max(candidates, key=lambda region: _separation(region, study), default=None)
 
@@ -61,8 +69,7 @@ def find(study: Study, only: tuple[str, ...] | None = None) -> Region | None:
 def _looked_at(study: Study) -> list[tuple[Direction, str | None]]:
     axes = [h for h in study.hyperparameters if h.ordered]
     both = [directions.along(axis) for axis in axes]
-    ratio = directions.effective_learning_rate(axes)
-    both += [ratio] if ratio else []
+    both += directions.effective_learning_rates(axes)
     looked_at = [(direction, side) for direction in both for side in (LOW, HIGH)]
     for h in study.hyperparameters:
         if not h.ordered:

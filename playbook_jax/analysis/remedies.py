@@ -4,13 +4,15 @@ Source: playbook, "Potential fixes for common instability patterns" (warmup firs
 apply learning rate warmup" and "Gradient clipping".
 """
 
+import dataclasses
 import math
 import statistics
 
-from playbook_jax.analysis.hyperparameters import HIGH
+from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, NARROW, Proposal
 from playbook_jax.analysis.study import Study
+from playbook_jax.studies import conditions
 
 RATE, WARMUP, CLIPPING = "hparams.learning_rate", "hparams.warmup_steps", "hparams.clip_norm"
 # Warmup over two orders of magnitude up to a tenth of max_train_steps, the playbook's most.
@@ -34,10 +36,24 @@ def propose(study: Study, region: Region, on: set[str]) -> tuple[Proposal, ...]:
     Returns:
       Nothing where both are there: how to go on is then up to the reader.
     """
+    rate = next(
+        h
+        for h in study.hyperparameters
+        if h.name in region.direction.names and conditions.path(h.name) == RATE
+    )
     added = _warmup(study) if "warmup_steps" not in on else None
     if added is None and "clip_norm" not in on:
         added = _clipping(study)
-    return () if added is None else (added, _rate(study, region))
+    return () if added is None else (_where(added, rate), _rate(rate, region))
+
+
+def _where(added: Proposal, rate: Hyperparameter) -> Proposal:
+    """Returns a proposal under the condition of the learning rate, if that has one."""
+    condition = rate.space.to_dict().get("when")
+    if not condition:
+        return added
+    name = conditions.key(added.name, condition)
+    return dataclasses.replace(added, name=name, value={**added.value, "when": condition})
 
 
 def _warmup(study: Study) -> Proposal | None:
@@ -65,14 +81,13 @@ def _clipping(study: Study) -> Proposal | None:
     return Proposal(ADD, CLIPPING, {"scale": "log", "low": low, "high": high})
 
 
-def _rate(study: Study, region: Region) -> Proposal:
+def _rate(axis: Hyperparameter, region: Region) -> Proposal:
     """Returns the learning rate's high bound: some way beyond the edge, whatever other findings say."""
-    axis = next(h for h in study.hyperparameters if h.name == RATE)
     bound = axis.bound(HIGH)
-    if region.direction.names == (RATE,) and region.direction.decades:
+    if region.direction.names == (axis.name,) and region.direction.decades:
         least, most = (float(f"{axis.value(region.cut) * far:.2g}") for far in BEYOND_EDGE)
         if least > bound:
-            return Proposal(EXTEND, RATE, least, HIGH)
+            return Proposal(EXTEND, axis.name, least, HIGH)
         if most < bound:
-            return Proposal(NARROW, RATE, most, HIGH)
-    return Proposal(KEEP, RATE, None, HIGH)
+            return Proposal(NARROW, axis.name, most, HIGH)
+    return Proposal(KEEP, axis.name, None, HIGH)

@@ -18,9 +18,17 @@ import numpy as np
 from etils import epath
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import hyperparameters, numerals, step_records
+from playbook_jax.analysis import (
+    hyperparameters,
+    numerals,
+    retrain_noise,
+    step_records,
+    thresholds,
+)
 from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.analysis.retrain_noise import RetrainNoise
 from playbook_jax.analysis.step_records import StepRecords
+from playbook_jax.analysis.thresholds import Threshold
 from playbook_jax.errors import UsageError
 
 # States that only a reader of files sees: the directory of a trial that had ended is gone, or its
@@ -28,9 +36,14 @@ from playbook_jax.errors import UsageError
 MISSING, UNREADABLE = "MISSING", "UNREADABLE"
 STATES = (*trial_lib.STATES, MISSING, UNREADABLE)
 ROLES = ("scientific", "nuisance")
-# A training loss that ends within a tenth of where it began shows nothing learned, or all lost again: a
-# result as bad as that of a trial that the contract calls infeasible, for ending above where it began.
-UNLEARNED = 0.9
+UNLEARNED = Threshold(
+    "study.unlearned",
+    0.9,
+    0,
+    1,
+    "a training loss that ends above this part of where it began shows nothing learned, or all "
+    "lost again: a result as bad as that of a trial that the contract calls infeasible",
+)
 LEADERS = 3  # "the best few": as many as the playbook's figures star
 
 
@@ -72,14 +85,21 @@ class Study:
     Attributes:
       directory: where it lies.
       specification: as `study.json` has it.
-      hyperparameters: those that vary, scientific ones first.
+      hyperparameters: those that vary, scientific ones first. Of replicates, which differ by their seeds
+        alone, none: a seed is nothing that one could choose.
       trials: all of them, in their order.
+      thresholds: what checks judge it by where that is not the default, see `thresholds`.
+      analysis_config: the file that says so; empty for none.
+      retrain: by how much its best trial scatters where it is trained again; None where that is not known.
     """
 
     directory: epath.Path
     specification: dict[str, Any]
     hyperparameters: tuple[Hyperparameter, ...]
     trials: tuple[Trial, ...]
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    analysis_config: str = ""
+    retrain: RetrainNoise | None = None
 
     @property
     def name(self) -> str:
@@ -132,6 +152,26 @@ class Study:
         return groups.whole(self)
 
     @property
+    def baseline(self) -> Trial | None:
+        """Trial 0 where it has the base config's own hyperparameters, and was not drawn like the others."""
+        asked = self.specification.get("baseline") is True
+        return next((t for t in self.trials if asked and t.number == 0), None)
+
+    @functools.cached_property
+    def drawn(self) -> "Study":
+        """The study without its baseline: what may be resampled, or compared with chance."""
+        if self.baseline is None:
+            return self
+        trials = tuple(t for t in self.trials if t is not self.baseline)
+        return dataclasses.replace(self, trials=trials)
+
+    @property
+    def is_replicates(self) -> bool:
+        """Whether the trials are runs of one configuration, which differ by their seeds alone."""
+        names = [name for role in ROLES for name in self.specification.get(role) or {}]
+        return bool(names) and all(map(hyperparameters.is_seed, names))
+
+    @property
     def failures(self) -> list[Trial]:
         """The trials that training itself made fail: INFEASIBLE, or unlearned."""
         return [t for t in self.trials if t.state == trial_lib.INFEASIBLE or t.unlearned]
@@ -162,13 +202,22 @@ class Study:
         return sign * np.array([trial.objective for trial in trials], float)
 
 
-def load(directory: epath.PathLike) -> Study:
+def load(
+    directory: epath.PathLike, analysis_config: str = "", replicates: str | None = None
+) -> Study:
     """Returns the study in `directory`.
 
+    Args:
+      directory: the --workdir of scripts/launch_study.py.
+      analysis_config: a file with thresholds that are not the default; empty for none.
+      replicates: the --workdir of scripts/replicate.py for this study, or for another one of the same
+        objective, that says how large the retrain noise is; None to look for one.
+
     Raises:
-      UsageError: there is none, or `study.json` is damaged.
+      UsageError: there is none, or `study.json` is damaged; or the same of the other two.
     """
     directory = epath.Path(directory)
+    set_ = thresholds.load(analysis_config) if analysis_config else {}
     path = directory / "study.json"
     if not path.exists():
         kind = "holds no study: it has no study.json" if directory.exists() else "does not exist"
@@ -192,8 +241,13 @@ def load(directory: epath.PathLike) -> Study:
             "restore it, or run the study in another --workdir"
         ) from error
     table = _read_table(directory / "study.csv")
-    trials = [_load_trial(directory, number, values, table) for number, values in rows]
-    return _with_every_step(Study(directory, specification, varying, tuple(trials)))
+    unlearned = set_.get(UNLEARNED.name, UNLEARNED.default)
+    trials = [_load_trial(directory, number, values, table, unlearned) for number, values in rows]
+    study = Study(directory, specification, varying, tuple(trials), set_, analysis_config)
+    if study.is_replicates:
+        study = dataclasses.replace(study, hyperparameters=())
+    study = dataclasses.replace(study, retrain=retrain_noise.find(study, replicates))
+    return _with_every_step(study)
 
 
 def _with_every_step(study: Study) -> Study:
@@ -228,7 +282,11 @@ def _read_table(path: epath.Path) -> dict[int, dict[str, str]]:
 
 
 def _load_trial(
-    directory: epath.Path, number: int, parameters: dict[str, Any], table: Mapping[int, Any]
+    directory: epath.Path,
+    number: int,
+    parameters: dict[str, Any],
+    table: Mapping[int, Any],
+    unlearned_from: float,
 ) -> Trial:
     path = _trial_directory(directory, number)
     status_path = path / "status.json"
@@ -246,7 +304,7 @@ def _load_trial(
         return Trial(number, parameters, UNREADABLE, f"status.json {problem}")
     complete = status["state"] == trial_lib.COMPLETE
     summary = trial_lib.Trial(path, {}, status).summary
-    unlearned = complete and _unlearned(summary)
+    unlearned = complete and _unlearned(summary, unlearned_from)
     reason = "the training loss ended about where it began" if unlearned else ""
     return Trial(
         number,
@@ -278,11 +336,11 @@ def _problem(status: Any) -> str:
     return ""
 
 
-def _unlearned(summary: Any) -> bool:
+def _unlearned(summary: Any, part: float) -> bool:
     """Says whether the training loss ended about where it began, as far as the summary tells."""
     try:
         first, last = summary["initial_loss"], summary["curves"]["loss"][-1]
-        return bool(first > 0 and last >= UNLEARNED * first)
+        return bool(first > 0 and last >= part * first)
     except (LookupError, TypeError):
         return False
 

@@ -29,7 +29,7 @@ def draw(study: Study) -> Group | None:
     x_axis = axes.linear(0, 100, "best step, in % of the run", most=5)
     y_axis = _counts(top)
     panel = Panel(x_axis, y_axis, height=240, left=36, top=42)
-    parts = [*_zones(panel), *panel.frame()]
+    parts = [*_zones(panel, study), *panel.frame()]
     parts += (_bars if len(trials) > MOST_DOTS else _dots)(panel, study, trials, bins)
     figure = Figure(
         "best-steps",
@@ -57,10 +57,13 @@ def _counts(top: int) -> Axis:
     return Axis("complete trials", lambda v: np.asarray(v, float) / (high + 0.5), ticks)
 
 
-def _zones(panel: Panel) -> list[str]:
+def _zones(panel: Panel, study: Study) -> list[str]:
     """Returns the parts of the run that the playbook names, shaded."""
+    early, late = EARLY.of(study), LATE.of(study)
+    first = "first tenth" if early == EARLY.default else f"first {numerals.percent(early)}"
+    last = "last quarter" if late == LATE.default else f"last {numerals.percent(1 - late)}"
     parts = []
-    for low, high, words in ((0, EARLY, "first tenth"), (LATE, 1, "last quarter")):
+    for low, high, words in ((0, early, first), (late, 1, last)):
         x, end = (float(panel.across(100 * v)) for v in (low, high))
         parts.append(
             svg.element(

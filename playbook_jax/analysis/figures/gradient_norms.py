@@ -74,7 +74,12 @@ def _by_step(trials: list[Trial], study: Study) -> Figure:
     for trial in reversed(trials):
         bands.append(_band(panel, trial, ranks[trial.number]))
         lines.append(_line(panel, trial, ranks[trial.number]))
-    parts += [*bands, *lines, *_levels(panel, trials[0], study), *_spikes(panel, trials, ranks)]
+    parts += [
+        *bands,
+        *lines,
+        *_levels(panel, trials[0], study),
+        *_spikes(panel, study, trials, ranks),
+    ]
     return Figure(
         "gradient-norms",
         "",
@@ -130,13 +135,13 @@ def _line(panel: Panel, trial: Trial, rank: int) -> str:
     )
 
 
-def _spikes(panel: Panel, trials: list[Trial], ranks: dict[int, int]) -> list[str]:
+def _spikes(panel: Panel, study: Study, trials: list[Trial], ranks: dict[int, int]) -> list[str]:
     """Returns the outlier gradients, marked, and named by their steps where there is room."""
     marks, found = [], []
     for trial in trials:
         if len(trial.records.every.get("loss", ())) < gradient_outliers.FEWEST:
             continue
-        for spike in sorted(gradient_outliers.find(trial), key=lambda s: -s.times)[:SPIKES]:
+        for spike in sorted(gradient_outliers.find(study, trial), key=lambda s: -s.times)[:SPIKES]:
             x = float(panel.across(np.array(spike.step)))
             y = max(float(panel.up(np.array(spike.norm))), panel.top + 6) - 6
             class_ = f"spike rank{ranks[trial.number]}"

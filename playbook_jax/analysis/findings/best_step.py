@@ -8,20 +8,62 @@ from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
 from playbook_jax.analysis.proposals import SET, Proposal
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 40
 
-EARLY = 0.1  # "always during the first 10% of training": way too many steps
-LATE = 0.75  # "consistently in the last 25% of training": longer might be better
-# "Consistently": three quarters of the trials. If the best step were anywhere with the same
-# probability, a quarter would be late, and 5 of 6 or more so in 1 of 200 studies.
-CONSISTENT = 0.75
-# Judged are the better half: where a trial that hardly learns has its best step is chance.
-BETTER = 0.5
-FEWEST = 3  # complete trials; of fewer, nothing is "always" or "consistently"
+EARLY = Threshold(
+    "best_step.early",
+    0.1,
+    0,
+    1,
+    'the playbook: "always during the first 10% of training" is far too many steps',
+)
+LATE = Threshold(
+    "best_step.late",
+    0.75,
+    0,
+    1,
+    'the playbook: "consistently in the last 25% of training", longer might be better',
+)
+CONSISTENT = Threshold(
+    "best_step.consistent",
+    0.75,
+    0,
+    1,
+    'what part of the trials is "consistently": were the best step anywhere with the same '
+    "probability, 5 of 6 or more would be late in 1 of 200 studies",
+)
+BETTER = Threshold(
+    "best_step.better",
+    0.5,
+    0,
+    1,
+    "judged is the better part of the trials: where one that hardly learns has its best step "
+    "is chance",
+)
+FEWEST = Threshold(
+    "best_step.fewest",
+    3,
+    1,
+    math.inf,
+    'complete trials; of fewer, nothing is "always" or "consistently"',
+)
 DECAYING = ("linear", "cosine")  # schedules that go down to end_factor
-DECAYED = 0.1  # end_factor up to which a schedule counts as decaying to nearly zero
-NOISES = 2  # a gain within two standard deviations from one evaluation to the next is no gain
+DECAYED = Threshold(
+    "best_step.decayed",
+    0.1,
+    0,
+    1,
+    "end_factor up to which a schedule counts as decaying to nearly zero",
+)
+NOISES = Threshold(
+    "best_step.noises",
+    2.0,
+    0,
+    100,
+    "a gain within so many standard deviations from one evaluation to the next is no gain",
+)
 
 QUESTION = "Is the number of training steps right?"
 SECTION = "Deciding how long to train when training is not compute-bound"
@@ -35,21 +77,21 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Deciding how long to train when training is *not* compute-bound".
     """
     complete = [trial for trial in study.ranked if trial.step > 0]
-    if len(complete) < FEWEST:
+    if len(complete) < FEWEST.of(study):
         text = f"{numerals.plural(len(complete), 'complete trial')}: too few to call it a habit."
         return [_finding(study, CANNOT_TELL, text if complete else "No trial is complete.")]
-    trials = complete[: max(FEWEST, math.ceil(BETTER * len(complete)))]
+    trials = complete[: max(FEWEST.of(study), math.ceil(BETTER.of(study) * len(complete)))]
     places = np.array([trial.best_step / trial.step for trial in trials])
-    evidence = [_distribution(places, len(complete))]
-    if np.all(places <= EARLY):
+    evidence = [_distribution(study, places, len(complete))]
+    if np.all(places <= EARLY.of(study)):
         steps = round_up(2 * max(trial.best_step for trial in trials))
         text = "The best step is always in the first tenth of the run: far too many steps."
         action = f"Set max_train_steps to {numerals.count(steps)} or so, and run the study again."
         return [_finding(study, ACT, text, evidence, action, propose(study, steps))]
-    if np.mean(places >= LATE) >= CONSISTENT:
+    if np.mean(places >= LATE.of(study)) >= CONSISTENT.of(study):
         return [_late(study, trials, evidence)]
     text = "The best steps are neither all early nor mostly late."
-    return [_finding(study, FINE, text, evidence + _first_evaluation(trials))]
+    return [_finding(study, FINE, text, evidence + _first_evaluation(study, trials))]
 
 
 def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
@@ -63,7 +105,7 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
             for trial, gain, noise in gains
         ]
         evidence = [*evidence, f"In the last quarter the best gained: {numerals.join(told)}."]
-        if all(gain <= NOISES * noise for _, gain, noise in gains):
+        if all(gain <= NOISES.of(study) * noise for _, gain, noise in gains):
             text = "The best steps are late, but the last quarter gains no more than evaluations scatter."
             return _finding(study, FINE, text, evidence)
     longer = round_up(2 * max(trial.step for trial in trials))
@@ -95,7 +137,7 @@ def propose(study: Study, steps: int, sure: bool = True) -> tuple[Proposal, ...]
 def decays_to_zero(study: Study, trial: Trial) -> bool:
     """Says whether a trial's learning rate ends at nearly zero."""
     end_factor = study.value(trial, "hparams.end_factor", 0.0)
-    return study.value(trial, "schedule") in DECAYING and end_factor <= DECAYED
+    return study.value(trial, "schedule") in DECAYING and end_factor <= DECAYED.of(study)
 
 
 def _late_gain(study: Study, trial: Trial) -> tuple[float, float]:
@@ -106,7 +148,7 @@ def _late_gain(study: Study, trial: Trial) -> tuple[float, float]:
     there = np.isfinite(values)
     steps, values = trial.evaluations["step"][there], values[there]
     values = -values if study.maximize else values
-    late = steps >= LATE * trial.step
+    late = steps >= LATE.of(study) * trial.step
     if late.all() or late.sum() < 3:
         return np.nan, np.nan
     # A value against the mean of its neighbours: a trend cancels, independent scatter σ gives σ √1.5.
@@ -115,8 +157,8 @@ def _late_gain(study: Study, trial: Trial) -> tuple[float, float]:
     return float(values[~late].min() - values.min()), noise
 
 
-def _distribution(places: np.ndarray, complete: int) -> str:
-    early, late = int(np.sum(places <= EARLY)), int(np.sum(places >= LATE))
+def _distribution(study: Study, places: np.ndarray, complete: int) -> str:
+    early, late = int(np.sum(places <= EARLY.of(study))), int(np.sum(places >= LATE.of(study)))
     lowest, median, highest = (numerals.percent(np.quantile(places, q)) for q in (0, 0.5, 1))
     return (
         f"Of the better {len(places)} of {complete} complete trials, {early} had the best step in the first "
@@ -125,9 +167,9 @@ def _distribution(places: np.ndarray, complete: int) -> str:
     )
 
 
-def _first_evaluation(trials: list[Trial]) -> list[str]:
+def _first_evaluation(study: Study, trials: list[Trial]) -> list[str]:
     firsts = [t.evaluations["step"][0] / t.step for t in trials if "step" in t.evaluations]
-    if firsts and min(firsts) > EARLY:
+    if firsts and min(firsts) > EARLY.of(study):
         return [
             f"The first evaluation is at {numerals.percent(min(firsts))} of the run: earlier best "
             "steps would not be seen (eval_every_steps)."

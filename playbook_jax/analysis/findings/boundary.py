@@ -15,24 +15,58 @@ from playbook_jax.analysis.crowding import Crowd, Field
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
 from playbook_jax.analysis.hyperparameters import HIGH, LOW, SIDES, Hyperparameter
 from playbook_jax.analysis.proposals import EXTEND, Proposal
-from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.thresholds import Threshold
 from playbook_jax.studies.search_space import Range
 
 ORDER = 30
 
-# How often ACT may come about by chance in a study, over all its bounds together. Taking out the other
-# hyperparameters' effects makes chance look smaller than it is by a fifth (simulation), hence not 5 %.
-CHANCE = 0.04
-# How much weaker evidence may be to be worth a LOOK.
-LOOK_FACTOR = 4
-# The best few crowd a bound if their median lies in this outer part of the axis, and one trial's share
-# more, for where so few trials lie is not known better.
-DEPTH = 0.15
-# "Close to its boundary", for the single best trial: the outer tenth.
-OUTER = 0.1
-# What other hyperparameters hide may be taken out of the objective, but not so far that the trials that
-# are really the best lie elsewhere: the best one in the outer quarter, or their median in the outer third.
-BEST_WITHIN, MEDIAN_WITHIN = 0.25, 1 / 3
+CHANCE = Threshold(
+    "boundary.chance",
+    0.04,
+    0,
+    1,
+    'how often the verdict "act" may come by chance in a study, over all bounds; taking out '
+    "other effects makes chance look smaller than it is by a fifth (simulation), hence not 5 "
+    "%",
+)
+LOOK_FACTOR = Threshold(
+    "boundary.look_factor",
+    4.0,
+    1,
+    100,
+    "how much weaker evidence may be to be worth a look",
+)
+DEPTH = Threshold(
+    "boundary.depth",
+    0.15,
+    0,
+    1,
+    "the best few crowd a bound if their median lies in this outer part of the axis (and one "
+    "trial's share more)",
+)
+OUTER = Threshold(
+    "boundary.outer",
+    0.1,
+    0,
+    0.5,
+    '"close to its boundary", for the single best trial: this outer part',
+)
+BEST_WITHIN = Threshold(
+    "boundary.best_within",
+    0.25,
+    0,
+    1,
+    "taking out other effects must not lead away from the trials that are really the best: "
+    "the best one lies in this outer part,",
+)
+MEDIAN_WITHIN = Threshold(
+    "boundary.median_within",
+    1 / 3,
+    0,
+    1,
+    "or the median of the best few in this one",
+)
 
 SECTION = "Identifying bad search space boundaries"
 QUESTION = "Is the search space wide enough?"
@@ -61,7 +95,7 @@ def check(study: Study) -> list[Finding]:
     if not axes:
         return [_cannot_tell("No hyperparameter that varies has an order, so none has a boundary.")]
     number = len(study.ranked)
-    if crowding.least_chance(number) > LOOK_FACTOR * CHANCE / (2 * len(axes)):
+    if crowding.least_chance(number) > LOOK_FACTOR.of(study) * CHANCE.of(study) / (2 * len(axes)):
         return [_too_few(study, len(axes))]
     if study.ranked[0].objective == study.ranked[-1].objective:
         return [_cannot_tell(f"All {number} complete trials came to the same objective.")]
@@ -79,14 +113,16 @@ def check(study: Study) -> list[Finding]:
 
 def judge(field: Field, axis: Hyperparameter, end: float, crowd: Crowd, axes: int) -> str:
     """Returns ACT, LOOK or FINE for one end of one of so many axes."""
-    distances = np.abs(field.positions(directions.along(axis)) - end)
-    allowed = CHANCE / (2 * axes)
-    crowded = crowd.chance <= allowed and crowd.depth <= DEPTH + 1 / len(distances)
-    agrees = distances[0] <= BEST_WITHIN or np.nanmedian(distances[: crowd.few]) <= MEDIAN_WITHIN
+    study, distances = field.study, np.abs(field.positions(directions.along(axis)) - end)
+    allowed = CHANCE.of(study) / (2 * axes)
+    crowded = crowd.chance <= allowed and crowd.depth <= DEPTH.of(study) + 1 / len(distances)
+    agrees = distances[0] <= BEST_WITHIN.of(study) or np.nanmedian(
+        distances[: crowd.few]
+    ) <= MEDIAN_WITHIN.of(study)
     if crowded and crowd.improving and agrees:
         return ACT
-    hinted = crowd.chance <= LOOK_FACTOR * allowed and crowd.depth <= 2 * DEPTH
-    return LOOK if crowded or (hinted and distances[0] <= OUTER) else FINE
+    hinted = crowd.chance <= LOOK_FACTOR.of(study) * allowed and crowd.depth <= 2 * DEPTH.of(study)
+    return LOOK if crowded or (hinted and distances[0] <= OUTER.of(study)) else FINE
 
 
 def extended(axis: Hyperparameter, side: str) -> float | int | None:
@@ -192,7 +228,7 @@ def _evidence(field: Field, axis: Hyperparameter, side: str, crowd: Crowd, axes:
         f"and {numerals.percent(np.nanmedian(distances))} in the median.",
         f"{others if field.adjusted else ''}Drawn at random, as many trials lie so close to that "
         f"bound with probability {numerals.probability(crowd.chance)}; among {2 * axes} bounds, it is "
-        f"remarkable from {numerals.probability(CHANCE / (2 * axes))}.",
+        f"remarkable from {numerals.probability(CHANCE.of(field.study) / (2 * axes))}.",
     ]
     if not crowd.improving:
         told.append(
@@ -209,9 +245,9 @@ def _fine(field: Field, axes: list[Hyperparameter]) -> Finding:
         f"The best {number} of {len(field.trials)} complete trials, {numerals.trials(trials)}, crowd "
         f"none of {2 * len(axes)} bounds more than chance would make them."
     ]
-    near = _near_the_best(field.trials[0], axes)
+    near = _near_the_best(field, axes)
     if near:
-        chance = 1 - (1 - 2 * OUTER) ** len(axes)
+        chance = 1 - (1 - 2 * OUTER.of(field.study)) ** len(axes)
         evidence.append(
             f"Trial {trials[0]}, the best, lies in the outer tenth of {numerals.some(near, 4)}, but the "
             f"next best do not. A trial placed at random is so near to some bound with probability "
@@ -228,14 +264,14 @@ def _fine(field: Field, axes: list[Hyperparameter]) -> Finding:
     )
 
 
-def _near_the_best(best: Trial, axes: list[Hyperparameter]) -> list[str]:
+def _near_the_best(field: Field, axes: list[Hyperparameter]) -> list[str]:
     """Returns "momentum (0.9987, high bound 0.999)" for each bound near which the best trial lies."""
-    near = []
+    best, near = field.trials[0], []
     for axis in axes:
         value = best.parameters.get(axis.name)
         unit = axis.unit(value)
         for side, distance in zip(SIDES, (unit, 1 - unit), strict=True):
-            if distance <= OUTER:
+            if distance <= OUTER.of(field.study):
                 bound = numerals.value(axis.bound(side))
                 near.append(f"{axis.label} ({numerals.value(value)}, {side} bound {bound})")
     return near

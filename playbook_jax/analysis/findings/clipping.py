@@ -3,10 +3,17 @@
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 16
 
-AGGRESSIVE = 0.5  # "more than 50% of the updates getting clipped somehow": extremely aggressive
+AGGRESSIVE = Threshold(
+    "clipping.aggressive",
+    0.5,
+    0,
+    1,
+    'the playbook: "more than 50% of the updates getting clipped somehow" is extremely aggressive',
+)
 PERCENTILE = 90  # of the gradient norms: "a good starting point" for the threshold
 
 QUESTION = "Is gradient clipping extremely aggressive?"
@@ -36,7 +43,7 @@ def check(study: Study) -> list[Finding]:
         for t in known
     ]
     evidence = [numerals.sentence(f"Updates clipped: {'; '.join(told)}"), *_norms(known[:1])]
-    above = [t for t in known if t.records.clipped_fraction > AGGRESSIVE]
+    above = [t for t in known if t.records.clipped_fraction > AGGRESSIVE.of(study)]
     if not above:
         text = "Of the best trials, none has more than half of its updates clipped."
         return [_finding(FINE, text, evidence)]

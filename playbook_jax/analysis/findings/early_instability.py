@@ -1,24 +1,50 @@
 """Is training unstable in its first steps, where evaluations do not look?"""
 
 import dataclasses
+import math
 
 import numpy as np
 
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 12
 
-EARLY = 500  # steps: the playbook's own check is "an abbreviated run of just ~500 steps"
+EARLY = Threshold(
+    "early_instability.early",
+    500,
+    20,
+    math.inf,
+    "steps that count as early: the playbook's own check is \"an abbreviated run of just ~500 "
+    'steps"',
+)
 PART = 0.5  # of a run, at most: what comes later is not early
 WIDTH = 5  # steps over which the loss is smoothed: the playbook's Figure 5 recovers within ten
 FEWEST = 20  # steps
-# How far the smoothed loss must rise above its lowest so far, in standard errors: over 500 steps of noise
-# the largest such rise is 5 or 6.
-ERRORS = 9.0
-# In parts of the first loss. Figure 5 shows a rise to twenty times that.
-LOOK_PART, ACT_PART = 0.2, 1.0
+ERRORS = Threshold(
+    "early_instability.errors",
+    9.0,
+    0,
+    1000,
+    "how far the smoothed loss must rise above its lowest so far, in standard errors: over "
+    "500 steps of noise the largest such rise is 5 or 6",
+)
+LOOK_PART = Threshold(
+    "early_instability.look_part",
+    0.2,
+    0,
+    1000,
+    "a rise worth a look, in parts of the first loss",
+)
+ACT_PART = Threshold(
+    "early_instability.act_part",
+    1.0,
+    0,
+    1000,
+    "a rise to be mended; the playbook's Figure 5 shows one to twenty times the first loss",
+)
 
 QUESTION = "Is training unstable early on?"
 SECTION = "Identifying unstable workloads"
@@ -55,7 +81,7 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Identifying unstable workloads": some models show very early instability followed
     by a recovery that results in slow but stable training, which common evaluation schedules miss.
     """
-    measured = [bump for t in study.leaders if (bump := measure(t)) is not None]
+    measured = [bump for t in study.leaders if (bump := measure(study, t)) is not None]
     if not measured:
         text = "No trial is complete."
         if study.ranked:
@@ -76,14 +102,14 @@ def check(study: Study) -> list[Finding]:
     )
     if all(b.hidden for b in rising):
         text = f"{text[:-1]}, unseen by the evaluations."
-    verdict = ACT if max(b.part for b in rising) >= ACT_PART else LOOK
+    verdict = ACT if max(b.part for b in rising) >= ACT_PART.of(study) else LOOK
     return [_finding(verdict, text, evidence, _mend(study), tuple(b.trial for b in rising))]
 
 
-def measure(trial: Trial) -> Bump | None:
+def measure(study: Study, trial: Trial) -> Bump | None:
     """Returns how a trial's loss rises early, or None where its steps are not known."""
     losses = trial.records.every.get("loss", np.array([]))
-    early = losses[: max(FEWEST, min(EARLY, int(PART * len(losses))))]
+    early = losses[: max(FEWEST, min(EARLY.of(study), int(PART * len(losses))))]
     if len(early) < FEWEST or not np.isfinite(early).all() or early[0] <= 0:
         return None
     smoothed = np.convolve(early, np.full(WIDTH, 1 / WIDTH), mode="valid")
@@ -105,7 +131,7 @@ def measure(trial: Trial) -> Bump | None:
         first,
         float(smoothed[at]),
         not np.any(evaluated <= step + WIDTH),
-        bool(part >= LOOK_PART and risen[at] >= ERRORS * error),
+        bool(part >= LOOK_PART.of(study) and risen[at] >= ERRORS.of(study) * error),
     )
 
 

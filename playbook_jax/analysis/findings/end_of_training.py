@@ -8,17 +8,49 @@ from playbook_jax.analysis import curve_shapes, curves, numerals
 from playbook_jax.analysis.curves import Curve
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, best_step
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 45
 
-CHANCE = 0.01  # that a flat curve seems to fall so; at two of three trials, 1 in 3,000
-# From the fourth fifth to the last one: less than this part of the value is no progress to wait for.
-SMALLEST = 0.02
-# A curve has "saturated long before the end" where it stays within SMALLEST of its end, or within its
-# scatter, from this part of the run on.
-SATURATED_AT = 0.4
-NEAR = 5  # standard errors of a smoothed value; its lowest is two or so below what is true
-MOST = 0.6  # of the best trials that must still improve; "saturated" must be all: in doubt, train longer
+CHANCE = Threshold(
+    "end_of_training.chance",
+    0.01,
+    0,
+    1,
+    "that a flat curve seems to fall so; at two of three trials, 1 in 3,000",
+)
+SMALLEST = Threshold(
+    "end_of_training.smallest",
+    0.02,
+    0,
+    1,
+    "from the fourth fifth to the last one: less than this part of the value is no progress "
+    "to wait for",
+)
+SATURATED_AT = Threshold(
+    "end_of_training.saturated_at",
+    0.4,
+    0,
+    1,
+    'a curve "saturated long before the end" if it stays within smallest of its end, or '
+    "within its scatter, from this part of the run on",
+)
+NEAR = Threshold(
+    "end_of_training.near",
+    5.0,
+    0,
+    100,
+    "standard errors of a smoothed value that count as its scatter; its lowest is two or so "
+    "below what is true",
+)
+MOST = Threshold(
+    "end_of_training.most",
+    0.6,
+    0,
+    1,
+    'what part of the best trials must still improve ("saturated" must be all: in doubt, '
+    "train longer)",
+)
 
 QUESTION = "Is training over at the end?"
 SECTION = "Examining the training curves"
@@ -68,9 +100,9 @@ def check(study: Study) -> list[Finding]:
         f"before: {numerals.join(told)}."
     ]
     trials = tuple(e.trial for e in ends)
-    if len(improving) >= MOST * len(ends):
+    if len(improving) >= MOST.of(study) * len(ends):
         return [_still_improving(study, evidence, trials)]
-    if all(e.settled <= SATURATED_AT for e in ends):
+    if all(e.settled <= SATURATED_AT.of(study) for e in ends):
         return [_saturated(study, ends, evidence, trials)]
     text = "The best trials have stopped improving, and not long before the end."
     return [_finding(FINE, text, evidence, trials=trials)]
@@ -82,23 +114,24 @@ def measure(study: Study, trial: Trial) -> End | None:
     if curve is None or len(curve) < curve_shapes.FEWEST:
         return None
     fallen, chance = curve_shapes.late_fall(curve.values)
-    matters = fallen > SMALLEST * abs(float(np.mean(curve.values[-3:])))
+    matters = fallen > SMALLEST.of(study) * abs(float(np.mean(curve.values[-3:])))
     settled = max(
         [
-            settles(c)
+            settles(study, c)
             for c in (curve, curves.training(study, trial))
             if c is not None and len(c) >= 8
         ]
     )
-    return End(trial.number, fallen, bool(matters and chance <= CHANCE), settled)
+    return End(trial.number, fallen, bool(matters and chance <= CHANCE.of(study)), settled)
 
 
-def settles(curve: Curve) -> float:
+def settles(study: Study, curve: Curve) -> float:
     """Returns the part of the run after which a smoothed curve is near its lowest; 1 if it ends far above."""
     smoothed = curve_shapes.smooth(curve.values)
     w = curve_shapes.width(len(curve))
     near = max(
-        SMALLEST * abs(float(smoothed[-1])), NEAR * curve_shapes.noise(curve.values) / np.sqrt(w)
+        SMALLEST.of(study) * abs(float(smoothed[-1])),
+        NEAR.of(study) * curve_shapes.noise(curve.values) / np.sqrt(w),
     )
     if smoothed[-1] > smoothed.min() + 2 * near:  # it does move: up again
         return 1.0

@@ -1,21 +1,40 @@
 """Are there enough trials: how many are in the good region, and what would more of them give?"""
 
+import math
+
 import numpy as np
 
 from playbook_jax.analysis import best_of, curve_shapes, curves, numerals
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 35
 
-# A trial is "in the good region" if it is worse than the best by no more than so many standard deviations
-# of one evaluation: training the best one again would come out as far off.
-NOISES = 2.0
-# Where that is not known, or zero: this part of the best value.
-PART = 0.02
-# "A sense of how many points are in the good region": as many as the playbook's figures star, so that the
-# best is not alone by luck.
-GOOD = 3
+NOISES = Threshold(
+    "enough_trials.noises",
+    2.0,
+    0,
+    100,
+    "a trial is in the good region if it is worse than the best by no more than so many "
+    "standard deviations of its retrain noise, or where that is not known of one evaluation: "
+    "trained again, the best one would come out as far off",
+)
+PART = Threshold(
+    "enough_trials.part",
+    0.02,
+    0,
+    1,
+    "where no noise is known, or it is zero: this part of the best value",
+)
+GOOD = Threshold(
+    "enough_trials.good",
+    3,
+    1,
+    math.inf,
+    "trials in the good region that are enough: as many as the playbook's figures star, so "
+    "that the best is not alone by luck",
+)
 FEWEST = 5  # complete trials, of which one can be apart from the others
 
 QUESTION = "Have enough trials been run?"
@@ -44,7 +63,7 @@ def check(study: Study) -> list[Finding]:
         _growth(study, costs),
     ]
     ended = number + len(study.failures) - sum(t.unlearned for t in study.ranked)
-    if len(good) >= GOOD:
+    if len(good) >= GOOD.of(study):
         text = (
             f"{numerals.count(len(good))} trials of {numerals.count(ended)} are in the good region."
         )
@@ -59,8 +78,8 @@ def tolerance(study: Study) -> float:
     """Returns by how much a trial may be worse than the best and still be in the good region."""
     found = [curves.validation(study, trial) for trial in curves.compared(study)]
     known = [curve_shapes.noise(c.values) for c in found if c and len(c) >= curve_shapes.FEWEST]
-    noise = NOISES * float(np.median(known)) if known else 0.0
-    return noise or PART * abs(study.best.objective)
+    noise = NOISES.of(study) * float(np.median(known)) if known else 0.0
+    return noise or PART.of(study) * abs(study.best.objective)
 
 
 def draws(study: Study) -> tuple[np.ndarray, int]:

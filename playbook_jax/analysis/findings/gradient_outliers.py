@@ -1,27 +1,51 @@
 """Are there gradients far above the usual, and what does the loss do there?"""
 
 import dataclasses
+import math
 
 import numpy as np
 
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, clipping
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 14
 
-# "Far above the 90th percentile": so many times that of the steps around. Log-normal norms whose
-# logarithms have a standard deviation of 0.4 are so large once in 10⁸ steps.
-FAR = 5.0
-# And far beyond their own scatter: where norms vary wildly all the time, large ones are no outliers. In
-# standard deviations of the logarithm, which are measured by quartiles.
-DEVIATIONS = 6.0
+FAR = Threshold(
+    "gradient_outliers.far",
+    5.0,
+    1,
+    math.inf,
+    '"far above the 90th percentile" of the steps around: so many times; log-normal norms '
+    "whose logarithms have a standard deviation of 0.4 are so large once in 100 million steps",
+)
+DEVIATIONS = Threshold(
+    "gradient_outliers.deviations",
+    6.0,
+    0,
+    1000,
+    "and so many standard deviations of the logarithm (measured by quartiles): where norms "
+    "vary wildly all the time, large ones are no outliers",
+)
 BLOCKS = 20  # of a run, in each of which norms are compared with one another
 FEWEST = 50  # steps of a block
 AROUND = 10  # steps before and after, in which the loss is compared
-# The loss has risen with a gradient if it is so many standard deviations of its scatter above before.
-LOSS_DEVIATIONS = 5.0
-SETTLING = 0.02  # of a run: that the first gradients are large is no instability
+LOSS_DEVIATIONS = Threshold(
+    "gradient_outliers.loss_deviations",
+    5.0,
+    0,
+    1000,
+    "the loss has risen with a gradient if it is so many standard deviations of its scatter "
+    "above before",
+)
+SETTLING = Threshold(
+    "gradient_outliers.settling",
+    0.02,
+    0,
+    1,
+    "a part of the run that does not count: that the first gradients are large is no instability",
+)
 
 QUESTION = "Are there outlier gradients?"
 SECTION = "Identifying unstable workloads"
@@ -62,12 +86,12 @@ def check(study: Study) -> list[Finding]:
         if study.ranked:
             text = f"The best trials have no records of {FEWEST} steps or more."
         return [_finding(CANNOT_TELL, text)]
-    found = {t.number: find(t) for t in trials}
+    found = {t.number: find(study, t) for t in trials}
     spikes = {number: value for number, value in found.items() if value}
     if not spikes:
         text = (
-            f"In the best trials, no gradient is {numerals.number(FAR)} times the 90th percentile of those "
-            "around it."
+            f"In the best trials, no gradient is {numerals.number(FAR.of(study))} times the 90th percentile "
+            "of those around it."
         )
         return [_finding(FINE, text, trials=tuple(found))]
     evidence = [_told(number, value) for number, value in spikes.items()]
@@ -85,12 +109,12 @@ def check(study: Study) -> list[Finding]:
     return [_finding(LOOK, text, evidence, _mend(study, trials[0]), tuple(spikes))]
 
 
-def find(trial: Trial) -> list[Spike]:
+def find(study: Study, trial: Trial) -> list[Spike]:
     """Returns the outlier gradients of a trial whose every step is known, in their order."""
     norms, losses = trial.records.every["gradient_norm"], trial.records.every["loss"]
-    high, far = _limits(norms)
+    high, far = _limits(study, norms)
     outliers = np.flatnonzero(np.isfinite(norms) & (norms > far))
-    outliers = outliers[outliers >= SETTLING * len(norms)]
+    outliers = outliers[outliers >= SETTLING.of(study) * len(norms)]
     spikes: list[Spike] = []
     end = -1
     for step in outliers:
@@ -103,7 +127,7 @@ def find(trial: Trial) -> list[Spike]:
         before, after = before[np.isfinite(before)], after[np.isfinite(after)]
         if len(before) < 3 or not len(after):
             continue
-        level = float(before.mean()) + LOSS_DEVIATIONS * _scatter(before)
+        level = float(before.mean()) + LOSS_DEVIATIONS.of(study) * _scatter(before)
         spikes.append(
             Spike(
                 int(at),
@@ -117,7 +141,7 @@ def find(trial: Trial) -> list[Spike]:
     return spikes
 
 
-def _limits(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _limits(study: Study, norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns for each step the 90th percentile around it, and from where on a norm is far above."""
     size = max(FEWEST, -(-len(norms) // BLOCKS))
     high, far = np.full(len(norms), np.inf), np.full(len(norms), np.inf)
@@ -130,7 +154,9 @@ def _limits(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         quarter, median, three, ninety = np.percentile(block, [25, 50, 75, clipping.PERCENTILE])
         deviation = np.log(three / quarter) / 1.349
         high[start : start + size] = ninety
-        far[start : start + size] = max(FAR * ninety, median * np.exp(DEVIATIONS * deviation))
+        far[start : start + size] = max(
+            FAR.of(study) * ninety, median * np.exp(DEVIATIONS.of(study) * deviation)
+        )
     return high, far
 
 

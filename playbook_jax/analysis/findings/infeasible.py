@@ -1,25 +1,45 @@
 """How many trials are infeasible, and where do they lie?"""
 
 import json
+import math
 import re
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import infeasible_region, numerals
+from playbook_jax.analysis import infeasible_region, numerals, remedies
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
 from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.proposals import LEAVE_OUT, NARROW, Proposal
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.studies import conditions
 from playbook_jax.studies.search_space import Range
 
 ORDER = 20
 
-# The playbook says "a very large fraction" and gives no number. In the search space that its Figure 1
-# calls good, about 36 of 96 trials are infeasible, 38 %: so much is fine.
-LOOK_FRACTION = 0.4
-# More than half of the budget is lost, by more than the sampling error of 20 trials (11 points).
-ACT_FRACTION = 0.6
-FEWEST = 5  # ended trials below which a fraction says nothing
+LOOK_FRACTION = Threshold(
+    "infeasible.look_fraction",
+    0.4,
+    0,
+    1,
+    'the playbook says "a very large fraction" and gives no number; in the space that its '
+    "Figure 1 calls good, 38 % are infeasible",
+)
+ACT_FRACTION = Threshold(
+    "infeasible.act_fraction",
+    0.6,
+    0,
+    1,
+    "more than half of the budget is lost, by more than the sampling error of 20 trials (11 "
+    "points)",
+)
+FEWEST = Threshold(
+    "infeasible.fewest",
+    5,
+    1,
+    math.inf,
+    "ended trials below which a fraction says nothing",
+)
 
 QUESTION = "How many trials are infeasible?"
 SECTION = "Extracting insight from experimental results"
@@ -36,6 +56,7 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Extracting insight from experimental results": a very large fraction calls for
     another search space, and sometimes means a bug.
     """
+    study = study.drawn
     failures = study.failures
     ended = len(failures) + len(study.learned)
     if not ended:
@@ -48,10 +69,10 @@ def check(study: Study) -> list[Finding]:
             "in the training code or the data; else search at smaller values."
         )
         return [_finding(study, ACT, answer, action)]
-    if ended < FEWEST:
+    if ended < FEWEST.of(study):
         return [_finding(study, CANNOT_TELL, f"{answer} That is too few for a fraction.")]
-    if fraction >= LOOK_FRACTION:
-        verdict = ACT if fraction >= ACT_FRACTION else LOOK
+    if fraction >= LOOK_FRACTION.of(study):
+        verdict = ACT if fraction >= ACT_FRACTION.of(study) else LOOK
         return [_finding(study, verdict, answer, _mend(study), _proposals(study))]
     return [_finding(study, FINE, answer)]
 
@@ -86,7 +107,8 @@ def _mend(study: Study) -> str:
             f"Reparameterize the search space: sample {region.direction.label} itself in place of "
             f"learning_rate, and keep it below {region.direction.show(region.cut)}."
         )
-    mended = region.side == HIGH and region.direction.label == "learning_rate"
+    rates = [conditions.path(name) for name in region.direction.names]
+    mended = region.side == HIGH and rates == [remedies.RATE]
     return (
         f"Leave out {region.text}{', unless warmup or clipping makes it train' if mended else ''}."
     )

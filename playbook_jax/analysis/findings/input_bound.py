@@ -6,10 +6,17 @@ from playbook_jax import clock
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 90
 
-ACT_PART = 0.3  # of the time: a study that takes 1.4 times as long as it might
+ACT_PART = Threshold(
+    "input_bound.act_part",
+    0.3,
+    0,
+    1,
+    "of the time that devices wait: a study that takes 1.4 times as long as it might",
+)
 
 QUESTION = "Does training wait for its input?"
 SECTION = "Optimizing the input pipeline"
@@ -47,7 +54,7 @@ def check(study: Study) -> list[Finding]:
         "Find out what is slow with --profile, then prefetch, preprocess once and for all, drop features "
         "that are not used, or let more processes make examples (docs/input.md)."
     )
-    verdict = ACT if middle >= ACT_PART else LOOK
+    verdict = ACT if middle >= ACT_PART.of(study) else LOOK
     trials = tuple(n for n, wait in waits.items() if wait > clock.INPUT_BOUND)
     return [_finding(verdict, text, evidence, action, trials)]
 

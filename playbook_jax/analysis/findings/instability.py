@@ -11,23 +11,66 @@ import math
 from playbook_jax.analysis import crowding, infeasible_region, numerals, remedies
 from playbook_jax.analysis.crowding import Crowd
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
-from playbook_jax.analysis.hyperparameters import HIGH
+from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.studies import conditions
 
 ORDER = 10  # the playbook: optimization failures are mended before anything else is tried
 
-# Directions that are learning rates, by their labels: what the playbook's sign is about.
-LEARNING_RATES = ("learning_rate", "learning_rate / (1 − momentum)")
-# The best trial is "right at the edge" if training diverges at so many times its learning rate: the
-# playbook checks the sign "with a learning rate either 5x or 10x larger than this peak".
-NEAR, NEARLY = 5, 10
-# That the best few lie so close to the edge by chance: customary, and weak but worth a look.
-CHANCE, WEAK_CHANCE = 0.05, 0.2
-# What NEAR and NEARLY are on an axis that is not logarithmic: parts of the stretch below the edge.
-NEAR_PART, NEARLY_PART = 0.15, 0.25
-# "If all trials are infeasible above some threshold": nearly all, for other hyperparameters differ too.
-PURE = 0.75
+NEAR = Threshold(
+    "instability.near",
+    5.0,
+    1,
+    100,
+    "the best is right at the edge if training diverges at so many times its learning rate: "
+    'the playbook checks the sign "with a learning rate either 5x or 10x larger than this '
+    'peak"',
+)
+NEARLY = Threshold(
+    "instability.nearly",
+    10.0,
+    1,
+    1000,
+    "and may be at it up to so many times",
+)
+CHANCE = Threshold(
+    "instability.chance",
+    0.05,
+    0,
+    1,
+    "that the best few lie so close to the edge by chance; customary",
+)
+WEAK_CHANCE = Threshold(
+    "instability.weak_chance",
+    0.2,
+    0,
+    1,
+    "the same, weak but worth a look",
+)
+NEAR_PART = Threshold(
+    "instability.near_part",
+    0.15,
+    0,
+    1,
+    "what near is on an axis that is not logarithmic: a part of the stretch below the edge",
+)
+NEARLY_PART = Threshold(
+    "instability.nearly_part",
+    0.25,
+    0,
+    1,
+    "what nearly is there",
+)
+PURE = Threshold(
+    "instability.pure",
+    0.75,
+    0,
+    1,
+    '"all trials are infeasible above some threshold" if such a part is: other '
+    "hyperparameters differ too",
+)
 
 QUESTION = "Is training unstable?"
 SECTION = "When to apply learning rate warmup"
@@ -37,32 +80,59 @@ PLAYBOOK = ("best-at-the-edge-of-instability",)
 def check(study: Study) -> list[Finding]:
     """Returns whether the best learning rates lie right below those that diverge.
 
+    Each learning rate by itself, where there are several: "learning_rate@optimizer=adam" is one of those
+    trials alone that have it. A ratio, "learning_rate/(1-hparams.momentum)", is judged as it was sampled.
+
     Source: playbook, Figure 7a, and "Identifying bad search space boundaries": if all trials are
     infeasible above a learning rate and the best ones are at the edge of that region, instability may
     be what keeps higher learning rates out of reach.
     """
-    labels = {h.label for h in study.hyperparameters if h.ordered}
-    if "learning_rate" not in labels:
-        parts = [label for label in labels if "learning_rate" in label]
+    study = study.drawn
+    rates = [
+        h
+        for h in study.hyperparameters
+        if h.ordered
+        and conditions.path(h.name) == remedies.RATE
+        and ("@" not in h.name or any(h.name in t.parameters for t in study.trials))
+    ]
+    if not rates:
         text = "The learning rate does not vary, so its edge is not seen."
-        if parts:
-            text = f"The learning rate varies only as {numerals.join(sorted(parts))}: no one edge."
         return [_finding(CANNOT_TELL, text)]
+    return [_of(_where_it_is(study, rate), rate) for rate in rates]
+
+
+def _where_it_is(study: Study, rate: Hyperparameter) -> Study:
+    """Returns the study of those trials alone that have a learning rate, if that is conditional."""
+    if "@" not in rate.name:
+        return study
+    trials = tuple(t for t in study.trials if rate.name in t.parameters)
+    there = {name for t in trials for name in t.parameters}
+    axes = tuple(h for h in study.hyperparameters if h.name in there)
+    return dataclasses.replace(study, trials=trials, hyperparameters=axes)
+
+
+def _of(study: Study, rate: Hyperparameter) -> Finding:
+    """Returns the answer for one learning rate, from the trials that have it."""
+    condition = rate.name.partition("@")[2]
+
+    def finding(verdict: str, text: str, figures: tuple[str, ...] = ()) -> Finding:
+        return _finding(verdict, f"{condition}: {text}" if condition else text, figures=figures)
+
     if not study.ranked:
-        return [_finding(CANNOT_TELL, "No trial is complete.")]
+        return finding(CANNOT_TELL, "No trial is complete.")
     if not study.failures:
-        return [_finding(FINE, "No trial diverged: no learning rate tried is too large to train.")]
+        return finding(FINE, "No trial diverged: no learning rate tried is too large to train.")
     if len(study.failures) < infeasible_region.FEWEST:
-        return [_finding(CANNOT_TELL, "A single trial that fails does not show an edge.")]
-    region = infeasible_region.find(study, LEARNING_RATES)
+        return finding(CANNOT_TELL, "A single trial that fails does not show an edge.")
+    region = infeasible_region.find(study, rate.name)
     if region is None or region.side != HIGH:
         text = "The trials that fail are not clearly those with large learning rates."
-        return [_finding(FINE, text)]
+        return finding(FINE, text)
     share = len(region.failures) / (len(region.failures) + len(region.learned))
-    if share < PURE:
+    if share < PURE.of(study):
         text = f"No sharp edge: {numerals.percent(1 - share)} of the trials with {region.text} train well."
-        return [_finding(FINE, text, figures=_figures(region))]
-    return [_at_the_edge(study, region)]
+        return finding(FINE, text, _figures(region))
+    return _at_the_edge(study, region)
 
 
 def _at_the_edge(study: Study, region: Region) -> Finding:
@@ -75,7 +145,7 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
     crowd = field.crowd(region.direction, region.cut, 0.0)
     place = region.direction.place(best.parameters)
     factor = 10 ** ((region.cut - place) * region.direction.decades)
-    verdict = _judge(region, place, crowd)
+    verdict = _judge(study, region, place, crowd)
     evidence = [
         numerals.sentence(
             f"{numerals.share(len(region.failures), len(region.failures) + len(region.learned))} "
@@ -111,7 +181,7 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
     )
 
 
-def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
+def _judge(study: Study, region: Region, place: float, crowd: Crowd | None) -> str:
     """Returns ACT, LOOK or FINE for a best trial at `place` and the best few around it.
 
     They are near if the best trial is, or the median of the best few: of one trial alone, other
@@ -121,13 +191,21 @@ def _judge(region: Region, place: float, crowd: Crowd | None) -> str:
         place = max(place, (1 - crowd.depth) * region.cut)
     decades = region.direction.decades
     if decades:
-        away, near, nearly = (region.cut - place) * decades, math.log10(NEAR), math.log10(NEARLY)
+        away, near, nearly = (
+            (region.cut - place) * decades,
+            math.log10(NEAR.of(study)),
+            math.log10(NEARLY.of(study)),
+        )
     else:
-        away, near, nearly = (region.cut - place) / region.cut, NEAR_PART, NEARLY_PART
+        away, near, nearly = (
+            (region.cut - place) / region.cut,
+            NEAR_PART.of(study),
+            NEARLY_PART.of(study),
+        )
     chance = 1.0 if crowd is None else crowd.chance
-    if away <= near and chance <= CHANCE:
+    if away <= near and chance <= CHANCE.of(study):
         return ACT
-    return LOOK if away <= nearly and chance <= WEAK_CHANCE else FINE
+    return LOOK if away <= nearly and chance <= WEAK_CHANCE.of(study) else FINE
 
 
 def _mend(study: Study) -> str:
@@ -154,7 +232,7 @@ def _on(study: Study) -> set[str]:
     return {
         name
         for name in ("warmup_steps", "clip_norm")
-        if any(h.label == name for h in study.hyperparameters)
+        if any(conditions.path(h.name) == f"hparams.{name}" for h in study.hyperparameters)
         or study.base(f"hparams.{name}")
         or study.specification.get("fixed", {}).get(f"hparams.{name}")
     }

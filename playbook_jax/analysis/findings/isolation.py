@@ -17,12 +17,19 @@ from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding
 from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.isolation import Comparison, Slice
 from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 100  # the study's own question comes after the checklist
 
-# How often a difference may be told where there is none, over all pairs of values. It is halved between
-# two ways to see one: the trials as they are, and with the nuisance hyperparameters' effects taken out.
-CHANCE = 0.05
+CHANCE = Threshold(
+    "isolation.chance",
+    0.05,
+    0,
+    1,
+    "how often a difference may be told where there is none, over all pairs of values; halved "
+    "between two ways to see one: the trials as they are, and with the nuisance "
+    "hyperparameters' effects taken out",
+)
 _INTERVAL = f"{numerals.percent(isolation.LEVEL)} bootstrap interval"
 SHOWN, COMPARED = 8, 4  # values whose best trial is described, and compared with the best of all
 
@@ -74,7 +81,7 @@ def of(study: Study, h: Hyperparameter, doubts: Sequence[Doubt] | None = None) -
     scores = _adjusted(study, h)
     pairs = len(compared) * (len(compared) - 1) // 2
     comparisons = [isolation.compare(best, other, scores) for other in others]
-    beaten = [c for c in comparisons if is_told(c, pairs)]
+    beaten = [c for c in comparisons if is_told(study, c, pairs)]
     evidence += [_compared(study, c) for c in comparisons[:COMPARED]]
     evidence += _untested(study, h, parts)
     text = _answer(study, comparisons, beaten)
@@ -102,14 +109,14 @@ def _adjusted(study: Study, h: Hyperparameter) -> dict[int, float]:
     return dict(zip(numbers, field.scores((h.name,)).tolist(), strict=True))
 
 
-def is_told(comparison: Comparison, pairs: int) -> bool:
+def is_told(study: Study, comparison: Comparison, pairs: int) -> bool:
     """Says whether the better of two values is better by more than luck.
 
     Either of two signs counts: as many of the best trials have the one value as would seldom be by chance,
     and a bootstrap sample of both seldom turns the order; or the former with the effects of the nuisance
     hyperparameters taken out.
     """
-    allowed = CHANCE / 2 / pairs
+    allowed = CHANCE.of(study) / 2 / pairs
     seen = comparison.chance <= allowed and comparison.interval[0] > 0
     return comparison.gain > 0 and (seen or comparison.adjusted_chance <= allowed)
 
@@ -187,7 +194,11 @@ def _untested(study: Study, h: Hyperparameter, parts: list[Slice]) -> list[str]:
 
 
 def _unfair(
-    h: Hyperparameter, text: str, evidence: list[str], doubts: Sequence[Doubt], trials: tuple[int, ...]
+    h: Hyperparameter,
+    text: str,
+    evidence: list[str],
+    doubts: Sequence[Doubt],
+    trials: tuple[int, ...],
 ) -> Finding:
     proposed = [proposal for doubt in doubts for proposal in doubt.proposals]
     proposals = tuple(p for i, p in enumerate(proposed) if p not in proposed[:i])

@@ -7,14 +7,39 @@ import numpy as np
 from playbook_jax.analysis import curve_shapes, curves, numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 55
 
-# The scatter from one evaluation to the next, in parts of the spread of the trials that compete. At a
-# third it moves trials by few places; as large as the spread, the order of the trials is luck.
-LOOK_PART, ACT_PART = 0.6, 1.0
-COMPETING = 0.5  # the better half: that a hopeless trial is worse, no scatter hides
-FEWEST = 6  # complete trials; of fewer, their spread is not known to better than a third
+LOOK_PART = Threshold(
+    "late_variance.look_part",
+    0.6,
+    0,
+    100,
+    "late scatter in parts of the spread of the trials that compete: at a third it moves "
+    "trials by few places",
+)
+ACT_PART = Threshold(
+    "late_variance.act_part",
+    1.0,
+    0,
+    100,
+    "as large as the spread, the order of the trials is luck",
+)
+COMPETING = Threshold(
+    "late_variance.competing",
+    0.5,
+    0,
+    1,
+    "the better part that competes: that a hopeless trial is worse, no scatter hides",
+)
+FEWEST = Threshold(
+    "late_variance.fewest",
+    6,
+    2,
+    math.inf,
+    "complete trials; of fewer, their spread is not known to better than a third",
+)
 
 QUESTION = "Do evaluations scatter late in training?"
 SECTION = "Examining the training curves"
@@ -28,7 +53,7 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Examining the training curves": high step-to-step variance late in training hides
     differences between scientific values, and the best trial's luck cannot be repeated.
     """
-    if len(study.ranked) < FEWEST:
+    if len(study.ranked) < FEWEST.of(study):
         number = numerals.plural(len(study.ranked), "complete trial")
         return [_finding(CANNOT_TELL, f"{number}: too few to know how far trials lie apart.")]
     scatters = {t.number: late_scatter(study, t) for t in curves.compared(study)}
@@ -49,7 +74,7 @@ def check(study: Study) -> list[Finding]:
         f"{numerals.percent(part) if spread else 'more'} of that.",
     )
     trials = tuple(known)
-    if part < LOOK_PART:
+    if part < LOOK_PART.of(study):
         return [
             _finding(
                 FINE, "Late evaluations scatter less than trials differ.", evidence, "", trials
@@ -59,7 +84,7 @@ def check(study: Study) -> list[Finding]:
         LOOK: "Late evaluations scatter nearly as much as the better trials differ.",
         ACT: "Late evaluations scatter as much as the better trials differ: their order is luck.",
     }
-    verdict = ACT if part >= ACT_PART else LOOK
+    verdict = ACT if part >= ACT_PART.of(study) else LOOK
     return [_finding(verdict, answers[verdict], evidence, _remedies(study), trials)]
 
 
@@ -74,7 +99,7 @@ def late_scatter(study: Study, trial: Trial) -> float:
 def between(study: Study) -> float:
     """Returns the standard deviation of the objectives of the better half of the complete trials."""
     costs = study.costs(study.ranked)
-    return float(np.std(costs[: max(3, math.ceil(COMPETING * len(costs)))], ddof=1))
+    return float(np.std(costs[: max(3, math.ceil(COMPETING.of(study) * len(costs)))], ddof=1))
 
 
 def _remedies(study: Study) -> str:

@@ -8,20 +8,42 @@ import numpy as np
 from playbook_jax.analysis import curve_shapes, curves, numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 50
 
-# That one of the best trials seems to overfit by its scatter alone, all of them together. This chance is
-# that of flat curves; of curves that still fall, it is less.
-CHANCE = 0.05
-# The same for any one of the other trials, which are counted: so many more than this part must rise that
-# it has the probability CHANCE.
-OTHER_CHANCE = 0.02
-# A rise of less than this part of the best value is no problem: retrospective selection takes the best.
-SMALLEST = 0.03
-# How far training may be above where it was, in standard errors of a smoothed value, and still be said
-# not to rise.
-TRAINING_ERRORS = 3
+CHANCE = Threshold(
+    "overfitting.chance",
+    0.05,
+    0,
+    1,
+    "that one of the best trials seems to overfit by its scatter alone, all together; the "
+    "chance is that of flat curves, of curves that still fall it is less",
+)
+OTHER_CHANCE = Threshold(
+    "overfitting.other_chance",
+    0.02,
+    0,
+    1,
+    "the same for any one of the other trials, which are counted: so many more must rise that "
+    "it has the probability chance",
+)
+SMALLEST = Threshold(
+    "overfitting.smallest",
+    0.03,
+    0,
+    1,
+    "a rise of less than this part of the best value is no problem: retrospective selection "
+    "takes the best",
+)
+TRAINING_ERRORS = Threshold(
+    "overfitting.training_errors",
+    3.0,
+    0,
+    100,
+    "how far training may be above where it was, in standard errors of a smoothed value, and "
+    "still not rise",
+)
 
 QUESTION = "Do trials overfit?"
 SECTION = "Examining the training curves"
@@ -79,14 +101,14 @@ def check(study: Study) -> list[Finding]:
     best = [known[t.number] for t in compared if t.number in known]
     if not best:
         return [_unknown(study)]
-    overfit = [r for r in best if r.relevant and r.chance <= CHANCE / len(best)]
+    overfit = [r for r in best if r.relevant and r.chance <= CHANCE.of(study) / len(best)]
     others = [r for n, r in known.items() if n not in {b.trial for b in best}]
-    suspects = [r for r in others if r.relevant and r.chance <= OTHER_CHANCE]
+    suspects = [r for r in others if r.relevant and r.chance <= OTHER_CHANCE.of(study)]
     if overfit:
         return [_among_the_best(study, overfit, best, suspects)]
-    if suspects and _tail(len(suspects), len(others)) <= CHANCE:
+    if suspects and _tail(len(suspects), len(others), OTHER_CHANCE.of(study)) <= CHANCE.of(study):
         return [_among_others(study, best, suspects, len(others))]
-    shaken = [r.trial for r in best if r.training and r.chance <= CHANCE / len(best)]
+    shaken = [r.trial for r in best if r.training and r.chance <= CHANCE.of(study) / len(best)]
     text = "The validation error does not rise again by more than its scatter."
     if shaken:
         text = (
@@ -110,7 +132,7 @@ def measure(study: Study, trial: Trial) -> Rise | None:
         return None
     risen, chance, lowest = curve_shapes.rise(curve.values)
     step = curve.steps[lowest]
-    far = risen > SMALLEST * abs(float(curve.values.min()))
+    far = risen > SMALLEST.of(study) * abs(float(curve.values.min()))
     training = far and _training_rises(study, trial, float(step))
     return Rise(trial.number, risen, chance, int(step), far, training)
 
@@ -124,14 +146,13 @@ def _training_rises(study: Study, trial: Trial, step: float) -> bool:
     w = curve_shapes.width(len(curve))
     at = int(np.clip(np.searchsorted(curve.steps, step) - w // 2, 0, len(smoothed) - 1))
     error = curve_shapes.noise(curve.values) / math.sqrt(w)
-    return bool(smoothed[-1] - smoothed[at] > TRAINING_ERRORS * error)
+    return bool(smoothed[-1] - smoothed[at] > TRAINING_ERRORS.of(study) * error)
 
 
-def _tail(number: int, of: int) -> float:
+def _tail(number: int, of: int, chance: float) -> float:
     """Returns the probability that as many or more of flat curves seem to rise."""
     return sum(
-        math.comb(of, k) * OTHER_CHANCE**k * (1 - OTHER_CHANCE) ** (of - k)
-        for k in range(number, of + 1)
+        math.comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(number, of + 1)
     )
 
 
@@ -174,7 +195,7 @@ def _among_the_best(
 
 def _among_others(study: Study, best: list[Rise], suspects: list[Rise], others: int) -> Finding:
     suspects = sorted(suspects, key=lambda r: r.chance)
-    expected = numerals.number(OTHER_CHANCE * others, 2)
+    expected = numerals.number(OTHER_CHANCE.of(study) * others, 2)
     return _finding(
         LOOK,
         f"The best trials do not overfit, but {numerals.share(len(suspects), others)} others do.",

@@ -8,10 +8,17 @@ from playbook_jax.analysis import curves, numerals
 from playbook_jax.analysis.curves import Curve
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, Finding, Question
 from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 56
 
-CHANCE = 0.01  # that scatter alone is so periodic: a bug is not to be suspected lightly
+CHANCE = Threshold(
+    "periodicity.chance",
+    0.01,
+    0,
+    1,
+    "that scatter alone is so periodic: a bug is not to be suspected lightly",
+)
 FEWEST = 24  # evaluations of a trial: of fewer, few periods can be told apart
 TRIALS = 8  # the best so many are averaged: what they share is the data, and so a bug of its order
 # The first so much of a run is left out, where curves fall too steeply for their scatter to be seen.
@@ -52,7 +59,7 @@ def check(study: Study) -> list[Finding]:
         f"Averaged over {names}; scatter alone gives as strong a period with probability "
         f"{numerals.probability(chance)}."
     )
-    if chance > CHANCE:
+    if chance > CHANCE.of(study):
         return [_finding(FINE, "No period stands out of their scatter.", (told,), trials=trials)]
     curve = alike[0][1]
     kept = _late(curve.values)

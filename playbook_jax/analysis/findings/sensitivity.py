@@ -14,11 +14,18 @@ from playbook_jax.analysis.hyperparameters import SIDES
 from playbook_jax.analysis.proposals import NARROW, SET, Proposal
 from playbook_jax.analysis.sensitivity import Effect, Sensitivity
 from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.thresholds import Threshold
 from playbook_jax.studies.search_space import Range
 
 ORDER = 95  # an insight beyond the checklist, before the study's own question
 
-MOST_KEPT = 0.6  # of an axis that is worth narrowing
+MOST_KEPT = Threshold(
+    "sensitivity.most_kept",
+    0.6,
+    0,
+    1,
+    "of an axis that is worth narrowing",
+)
 SHOWN = 8  # hyperparameters that are described
 
 QUESTION = "Which hyperparameters matter?"
@@ -117,7 +124,7 @@ def _describe(study: Study, effect: Effect) -> str:
     best = ""
     if effect.best is not None and isinstance(h.space, Range):
         best = f"; best about {numerals.number(h.value(effect.best), 2)}"
-        bounds = _narrowed(effect)
+        bounds = _narrowed(study, effect)
         if bounds:
             low, high = map(numerals.value, bounds)
             best += f", so that {low} to {high} would be space enough"
@@ -141,18 +148,18 @@ def _proposals(study: Study, found: Sensitivity) -> tuple[Proposal, ...]:
             continue
         if effect.noise and h.name in best:
             proposals.append(Proposal(SET, h.name, _rounded(best[h.name]), sure=False))
-        elif (bounds := _narrowed(effect)) is not None:
+        elif (bounds := _narrowed(study, effect)) is not None:
             proposals.append(Proposal(NARROW, h.name, bounds, sure=False))
     return tuple(proposals)
 
 
-def _narrowed(effect: Effect) -> tuple[float | int, float | int] | None:
+def _narrowed(study: Study, effect: Effect) -> tuple[float | int, float | int] | None:
     """Returns bounds around the good part of a range that matters, where that leaves out a good deal."""
     (h,) = effect.hyperparameters
     if not effect.matters or effect.good is None or not isinstance(h.space, Range):
         return None
     low, high = effect.good
-    if high - low > MOST_KEPT:
+    if high - low > MOST_KEPT.of(study):
         return None
     bounds = [
         h.bound(side) if place in (0.0, 1.0) else _rounded(h.value(place))

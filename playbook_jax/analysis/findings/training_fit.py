@@ -7,15 +7,26 @@ import numpy as np
 from playbook_jax.analysis import curves, numerals
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 52
 
-# Validation is hardly worse than training where training has this part of its error: what is left to
-# gain is in training, and not in the gap that regularization closes.
-NO_GAP = 0.8
-# A training error rate below this is "fit" all the same. The playbook: "perfectly fit" is no exact
-# notion, and means a very low training loss, a misclassification of zero or so.
-FIT = 0.01
+NO_GAP = Threshold(
+    "training_fit.no_gap",
+    0.8,
+    0,
+    10,
+    "validation is hardly worse than training where training has this part of its error: what "
+    "is left to gain is in training, not in the gap that regularization closes",
+)
+FIT = Threshold(
+    "training_fit.fit",
+    0.01,
+    0,
+    1,
+    'a training error rate below this is "fit" all the same; the playbook means a '
+    "misclassification of zero or so",
+)
 LATE = (
     5  # the last so many evaluations, of which the median is taken: a sample of training scatters
 )
@@ -33,10 +44,9 @@ class Gap:
     train: float
     validation: float
 
-    @property
-    def closed(self) -> bool:
-        """Whether validation is hardly worse than training, though that is far from fit."""
-        return self.train > FIT and self.train >= NO_GAP * self.validation
+    def closed(self, study: Study) -> bool:
+        """Says whether validation is hardly worse than training, though that is far from fit."""
+        return self.train > FIT.of(study) and self.train >= NO_GAP.of(study) * self.validation
 
 
 def check(study: Study) -> list[Finding]:
@@ -63,14 +73,14 @@ def check(study: Study) -> list[Finding]:
     evidence = (numerals.sentence(f"{kind} at the end, {'; '.join(told)}"),)
     trials = tuple(gap.trial for gap in gaps)
     part = float(np.median([gap.train / gap.validation if gap.validation else 0 for gap in gaps]))
-    if sum(gap.closed for gap in gaps) > len(gaps) / 2:
+    if sum(gap.closed(study) for gap in gaps) > len(gaps) / 2:
         text = "The best trials do not fit the training set: it is hardly easier than validation."
         action = (
             "Do not expect regularization to help. Train longer or better, or use a larger model, and take "
             "regularization away."
         )
         return [_finding(LOOK, text, evidence, action, trials)]
-    fit = [gap for gap in gaps if gap.train <= FIT]
+    fit = [gap for gap in gaps if gap.train <= FIT.of(study)]
     text = (
         "The best trials fit the training set."
         if len(fit) > len(gaps) / 2

@@ -5,15 +5,33 @@ import dataclasses
 from playbook_jax.analysis import curve_shapes, curves, numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 25
 
-CHANCE = 0.01  # that a flat loss seems to rise so far
-# A rise counts from this part of what the loss has fallen before: less is a learning rate that lets the
-# loss wander, and no bug.
-SMALLEST = 0.1
-# Where fewer of the trials rise, it is what their learning rates do to them; a bug would do it to all.
-MANY = 0.5
+CHANCE = Threshold(
+    "training_loss.chance",
+    0.01,
+    0,
+    1,
+    "that a flat loss seems to rise so far",
+)
+SMALLEST = Threshold(
+    "training_loss.smallest",
+    0.1,
+    0,
+    1,
+    "a rise counts from this part of what the loss has fallen before: less is a learning rate "
+    "that lets the loss wander, and no bug",
+)
+MANY = Threshold(
+    "training_loss.many",
+    0.5,
+    0,
+    1,
+    "where a smaller part of the trials rise, it is what their learning rates do to them; a "
+    "bug would do it to all",
+)
 FEWEST = 3  # trials, of which a part is judged
 
 QUESTION = "Does the training loss rise?"
@@ -40,14 +58,14 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Examining the training curves": a training loss that increases during training
     usually indicates a bug in the training pipeline.
     """
-    measured = [r for t in study.learned if (r := measure(t)) is not None]
+    measured = [r for t in study.learned if (r := measure(study, t)) is not None]
     if not measured:
         text = "No training loss was recorded." if study.learned else "No trial is complete."
         return [_finding(CANNOT_TELL, text)]
     rising = [r for r in measured if r.rises]
     leaders = {t.number for t in study.leaders}
     best = [r for r in rising if r.trial in leaders]
-    many = len(measured) >= FEWEST and len(rising) >= MANY * len(measured)
+    many = len(measured) >= FEWEST and len(rising) >= MANY.of(study) * len(measured)
     judged = numerals.count(len(measured))
     if not (best or many):
         text = "The training loss of the best trials falls, or stays where it has fallen to."
@@ -69,7 +87,7 @@ def check(study: Study) -> list[Finding]:
     return [_finding(verdict, answer, told, action, tuple(r.trial for r in rising))]
 
 
-def measure(trial: Trial) -> Rise | None:
+def measure(study: Study, trial: Trial) -> Rise | None:
     """Returns how a trial's training loss rises, or None where too little was recorded."""
     curve = curves.loss(trial)
     if curve is None or len(curve) < curve_shapes.FEWEST:
@@ -79,7 +97,10 @@ def measure(trial: Trial) -> Rise | None:
     fallen = float(max(curve.values[0], smoothed[0]) - smoothed.min())
     part = risen / fallen if fallen > 0 else 0.0
     return Rise(
-        trial.number, part, int(curve.steps[lowest]), bool(part >= SMALLEST and chance <= CHANCE)
+        trial.number,
+        part,
+        int(curve.steps[lowest]),
+        bool(part >= SMALLEST.of(study) and chance <= CHANCE.of(study)),
     )
 
 
