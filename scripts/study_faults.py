@@ -238,13 +238,14 @@ def _stamp(directory: Path) -> tuple:
 
 def write_config(path: Path, trials: int, steps: int) -> Path:
     """Writes the config of the study, which takes no random name and so has the same study.json."""
-    every = max(1, steps // _CHECKPOINTS)
+    every = max(4, steps // _CHECKPOINTS // 4 * 4)
     fixed = {
         "max_train_steps": steps,
-        "eval_every_steps": every,
-        "log_every_steps": every,
+        # What is written between two checkpoints is to be cut and made again.
+        "eval_every_steps": every // 2,
+        "log_every_steps": every // 4,
         "checkpoint.every_steps": every,
-        "steps_per_call": min(100, every),
+        "steps_per_call": min(100, every // 4),
     }
     source = str(ROOT / "configs" / "studies" / "digits_mlp.py")
     path.write_text(_STUDY.format(trials=trials, source=source, fixed=fixed).lstrip())
@@ -380,10 +381,10 @@ def table(alone: Study, killed: Study, record: Record) -> str:
     states = collections.Counter(killed.status(number)["state"] for number in numbers)
     lines.append("")
     lines.append(f"{len(numbers)} trials: " + ", ".join(f"{n} {s}" for s, n in states.items()))
-    lines.append(f"They were gone on with {record.runs() - len(numbers)} times.")
+    lines.append(f"Trials were taken up again {record.runs() - len(numbers)} times.")
     if record.interrupted:
         lines.append(
-            f"Where all workers died: {record.interrupted} interruptions, after each of which "
-            f"{record.repeated / record.interrupted:,.0f} steps were made again."
+            f"Where all workers died, {record.interrupted} trials were under way: on average "
+            f"{record.repeated / record.interrupted:,.0f} steps that were on disk were made again."
         )
     return "\n".join(lines)
