@@ -2,6 +2,7 @@
 """Reads a study and writes its report: what the trials show, and what to do next.
 
     scripts/analyze.py --study=/tmp/study
+    scripts/analyze.py --compare runs/a runs/b      # has b become better than a, and what was changed?
 
 Writes report.html into the study directory, which opens in any browser, offline, and prints the
 findings in short. Works at any time, also while the study runs. Needs no jax. Of a group, the directory holds
@@ -21,13 +22,34 @@ from playbook_jax.errors import UsageError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("study", None, "The study directory: the --workdir of scripts/launch_study.py.")
+flags.DEFINE_multi_string(
+    "compare", None, "Two or more studies or groups of one objective, the earliest first."
+)
+flags.DEFINE_string("report", None, "The page of --compare; beside the last study unless given.")
+FLAGS.set_gnu_getopt()  # --compare A B --report=FILE
+
+
+def compare(directories: list[str]) -> None:
+    """Writes the page that compares studies over time, and prints it in short."""
+    from playbook_jax.analysis import comparison, comparison_report
+
+    read = comparison.load(directories)
+    path = FLAGS.report or Path(directories[-1]) / comparison_report.NAME
+    path = comparison_report.write(read, path)
+    print(comparison_report.text(read, min(100, shutil.get_terminal_size().columns)))
+    print(f"Report: {path}")
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not FLAGS.compare:
         raise UsageError(f"{argv[1]!r} is not a flag; see --help")
-    if not FLAGS.study:
-        raise UsageError("--study=DIR is missing: the --workdir of scripts/launch_study.py")
+    if bool(FLAGS.study) == bool(FLAGS.compare):
+        raise UsageError(
+            "--study=DIR is missing, the --workdir of scripts/launch_study.py; or --compare A B, for two"
+        )
+    if FLAGS.compare:
+        compare([*FLAGS.compare, *argv[1:]])
+        return
 
     from playbook_jax.analysis import findings, group_report, groups, report, study, summary
 

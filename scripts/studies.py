@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Lists, shows and compares studies, and frees the disk that their checkpoints take.
 
-scripts/studies.py --root=runs                          all studies below runs; writes runs/ledger.csv
+scripts/studies.py --root=runs                          all studies below runs; writes runs/ledger.csv and
+                                                        the page runs/index.html
 scripts/studies.py --study=runs/a                       one of them: its question, space, best trials
-scripts/studies.py --study=runs/b --compare=runs/a      in what b differs from a, and what came of it
+scripts/studies.py --study=runs/b --compare=runs/a      in what b differs from a, and what came of it;
+                                                        --report=FILE writes a page on it
 scripts/studies.py --study=runs/a --prune               removes the checkpoints of all but the best trial
 """
 
@@ -28,16 +30,20 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("root", None, "List the studies below this directory.")
 flags.DEFINE_string("study", None, "A study directory.")
 flags.DEFINE_string("compare", None, "The study directory that --study is compared with.")
+flags.DEFINE_string("report", None, "The page that --compare writes; none unless given.")
 flags.DEFINE_bool(
     "prune", False, "Remove the checkpoints of all of the study's trials but the best."
 )
 
 
 def list_all(root: str) -> None:
-    """Prints a line for each study, and writes the ledger."""
-    path = ledger.write(root)
+    """Prints a line for each study, and writes the ledger and the page that shows it."""
+    from playbook_jax.analysis import index
+
+    studies = ledger.find(root)
+    path, shown = ledger.write(root, studies), index.write(root, studies)
     rows = [("study", "trials", "infeasible", "best", "directory")]
-    for study in ledger.find(root):
+    for study in studies:
         entry = ledger.entry(study)
         best = (
             "" if entry.best_validation is None else f"{entry.metric} {entry.best_validation:.4g}"
@@ -45,6 +51,7 @@ def list_all(root: str) -> None:
         rows.append((entry.study, entry.trials, str(entry.infeasible), best, str(study.path)))
     _print_table(rows)
     print(f"Ledger: {path}")
+    print(f"Index: {shown}")
 
 
 def show(study: ledger.Study) -> None:
@@ -83,6 +90,13 @@ def compare(new: ledger.Study, old: ledger.Study) -> None:
         best = "" if entry.best_validation is None else _cell(entry.best_validation)
         rows.append((str(study.path), entry.trials, str(entry.infeasible), best))
     _print_table(rows)
+
+
+def write_comparison(directories: list[str], report: str) -> None:
+    """Writes the page on what came of the changes."""
+    from playbook_jax.analysis import comparison, comparison_report
+
+    print(f"Report: {comparison_report.write(comparison.load(directories), report)}")
 
 
 def prune(study: ledger.Study) -> None:
@@ -127,6 +141,8 @@ def main(argv: list[str]) -> int:
         raise UsageError("give either --root=DIR, to list studies, or --study=DIR, for one of them")
     if not FLAGS.study and (FLAGS.compare or FLAGS.prune):
         raise UsageError("--compare and --prune need --study=DIR")
+    if FLAGS.report and not FLAGS.compare:
+        raise UsageError("--report is the page of --compare=DIR")
     if FLAGS.root:
         list_all(FLAGS.root)
         return 0
@@ -135,6 +151,8 @@ def main(argv: list[str]) -> int:
         prune(study)
     elif FLAGS.compare:
         compare(study, ledger.read(FLAGS.compare))
+        if FLAGS.report:
+            write_comparison([FLAGS.compare, FLAGS.study], FLAGS.report)
     else:
         show(study)
     return 0

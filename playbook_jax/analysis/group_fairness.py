@@ -28,6 +28,7 @@ from playbook_jax.analysis.findings import (
     overfitting,
 )
 from playbook_jax.analysis.groups import Group, Member
+from playbook_jax.analysis.study_changes import BUDGET
 from playbook_jax.studies import conditions
 
 Found = Mapping[str, list[Finding]]  # what the checks of each study found, by the member's name
@@ -41,8 +42,6 @@ DECISIVE = {
     overfitting.QUESTION: (ACT, LOOK),
     late_variance.QUESTION: (ACT,),
 }
-# What all studies of a group must share unless it is asked about: how long and on how much they train.
-BUDGET = ("max_train_steps", "batch_size")
 # Runs of lengths that differ by warmup alone, which is prepended, differ by a tenth at most.
 LONGER = 1.1
 SHOWN, MENDED = 4, 3  # settings that differ, and actions, that are named

@@ -23,15 +23,22 @@ from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.objective_axis import ObjectiveAxis
 from playbook_jax.analysis.panel import Panel
 from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.studies.search_space import Range
 
 STYLES = 6  # that can be told apart, also without colour; the next study begins anew
 SIZES = 24  # numbers of trials at which the best of so many is drawn
 MANY = 150  # trials from which marks are drawn smaller
 
 
-def draw(group: Group) -> list[Figures]:
-    """Returns the figures that a group has and a single study has not."""
-    made = [_curves(group), _axes(group), _best_of_k(group)]
+def draw(group: Group, own: Group | None = None) -> list[Figures]:
+    """Returns the figures that a group has and a single study has not.
+
+    Args:
+      group: the group.
+      own: the same studies with search spaces of their own, where those of `group` are wider: the bounds
+        that are drawn.
+    """
+    made = [_curves(group), _axes(group, own or group), _best_of_k(group)]
     return [figures for figures in made if figures.figures]
 
 
@@ -117,13 +124,15 @@ def _label(x: float, y: float, trial: Trial) -> str:
     return svg.text(x, y, str(groups.number(trial)), class_, data_t=trial.number)
 
 
-def _axes(group: Group) -> Figures:
+def _axes(group: Group, own: Group) -> Figures:
     """Returns the hyperparameter axes: one for all studies where they search alike, else one for each."""
     study, common = group.joined, set(groups.shared(group))
     objectives = np.array([t.objective for t in study.ranked])
     shown = objective_axis.objectives(study.metric, objectives, study.maximize)
     tuned = [h for h in study.hyperparameters if h.role != "scientific"]
-    together = [_axis(group, h, shown, study.trials, "") for h in tuned if h.name in common]
+    together = [
+        _axis(group, h, shown, study.trials, "", _bounds(own, h)) for h in tuned if h.name in common
+    ]
     apart: dict[str, list[Figure]] = {}
     for index, member in group.read:
         trials = [t for t in study.trials if groups.place(t) == index]
@@ -149,13 +158,34 @@ def _axes(group: Group) -> Figures:
     )
 
 
+def _bounds(own: Group, h: Hyperparameter) -> list[tuple[int, Hyperparameter]]:
+    """Returns the bounds to be drawn: one pair if they are the same in all studies, else each study's."""
+    found = [(i, o) for i, m in own.read for o in m.study.hyperparameters if o.name == h.name]
+    return found if any(o.space != h.space for _, o in found) else []
+
+
 def _has(trials: Sequence[Trial], h: Hyperparameter) -> bool:
     return any(h.name in trial.parameters for trial in trials)
 
 
 def _axis(
-    group: Group, h: Hyperparameter, shown: ObjectiveAxis, trials: Sequence[Trial], of: str
+    group: Group,
+    h: Hyperparameter,
+    shown: ObjectiveAxis,
+    trials: Sequence[Trial],
+    of: str,
+    bounds: Sequence[tuple[int, Hyperparameter]] = (),
 ) -> Figure:
+    """Returns an axis.
+
+    Args:
+      group: the group.
+      h: the hyperparameter.
+      shown: the vertical axis.
+      trials: the trials that have it.
+      of: which study's it is; empty where it is that of all.
+      bounds: the studies' own bounds, by their places, where they differ from those of the axis.
+    """
     study = dataclasses.replace(group.joined, trials=tuple(trials))
     failed = study.of_state(trial_lib.INFEASIBLE)
     strip = STRIP if group.joined.of_state(trial_lib.INFEASIBLE) else 0  # in all axes, or in none
@@ -163,7 +193,8 @@ def _axis(
     title = h.name.partition("@")[0].removeprefix("hparams.")
     x = dataclasses.replace(x_axis(h), label=title)
     panel = Panel(x, shown.axis, above=above, below=below)
-    parts = [*hyperparameter_axes.bounds(panel, h), *panel.frame()]
+    parts = [*hyperparameter_axes.bounds(panel, h)] if not bounds else _edges(panel, bounds)
+    parts += panel.frame()
     crosses = hyperparameter_axes.infeasible_strip(panel, study, h, failed)
     parts.append(svg.element("g", "".join(crosses)) if crosses else "")
     marks, stars = _marks(panel, study, h, shown)
@@ -176,6 +207,16 @@ def _axis(
     picture = svg.picture(panel.width, panel.height, told, parts, f"svg-{id_}")
     space = describe(dataclasses.replace(h, name=h.name.partition("@")[0]))
     return Figure(id_, title, f"{of}: {space}" if of else space, picture)
+
+
+def _edges(panel: Panel, bounds: Sequence[tuple[int, Hyperparameter]]) -> list[str]:
+    """Returns a line at each bound of each study, in its colour."""
+    return [
+        svg.line(float(x), panel.top, float(x), panel.base, f"bound own m{index % STYLES}")
+        for index, h in bounds
+        if isinstance(h.space, Range)
+        for x in panel.across(np.array([h.space.low, h.space.high], float))
+    ]
 
 
 def _marks(

@@ -65,7 +65,7 @@ def _overview(reading: Reading) -> str:
     parts = {part.label: part for part in isolation.slices(*group.arms)}
     rows = [_row(reading, i, m, parts.get(m.label)) for i, m in enumerate(group.members)]
     cells = "".join(tag("th", escape(head), scope="col", class_=class_) for head, class_ in heads)
-    return tables.table(cells, "\n".join(rows), "scroll overview", sortable=True)
+    return page.table(cells, "\n".join(rows), "scroll overview", sortable=True)
 
 
 def _row(reading: Reading, index: int, member: Member, part: Slice | None) -> str:
@@ -217,7 +217,7 @@ def space(group: Group) -> str:
         cells = [tag("code", escape(name)), *(escape(_of(m, name)) for m in studies_)]
         rows.append(tag("tr", "".join(tag("td", cell) for cell in cells)))
     head = "".join(tag("th", escape(head), scope="col") for head in heads)
-    table = tables.table(head, "\n".join(rows), "scroll space")
+    table = page.table(head, "\n".join(rows), "scroll space")
     text = "What each study tunes, and what it holds fixed."
     parts = [tag("h2", "Search spaces"), tag("p", text, class_="hint"), table]
     return tag("section", "\n".join(parts), id="space")

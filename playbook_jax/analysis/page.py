@@ -50,3 +50,19 @@ def command(purpose: str, words: Sequence[str], details: Sequence[str] = ()) -> 
     box = tag("pre", " ".join(tag("span", escape(word)) for word in words))
     told = items("ul", map(escape, details), class_="changes")
     return "\n".join([tag("p", escape(purpose), class_="command"), told, box])
+
+
+def table(head: str, body: str, class_: str = "scroll", sortable: bool = False) -> str:
+    """Returns a table that scrolls where it is too wide.
+
+    Args:
+      head: the cells of its first row.
+      body: the other rows.
+      class_: of the element around it.
+      sortable: whether a click on the head of a column sorts the rows.
+    """
+    class_of = "sortable" if sortable else ""
+    inside = tag(
+        "table", f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>", class_=class_of
+    )
+    return tag("div", inside, class_=class_, tabindex=0)

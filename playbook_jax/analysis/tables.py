@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import groups, numerals
+from playbook_jax.analysis import groups, numerals, page
 from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.markup import escape, tag
 from playbook_jax.analysis.study import Study, Trial
@@ -22,7 +22,7 @@ def trials(study: Study, marked: Mapping[int, str] | None = None) -> str:
     others = [trial for trial in study.trials if trial.state != trial_lib.COMPLETE]
     heads = [tag("th", escape(h), scope="col", class_=c) for h, c in _heads(study)]
     body = "\n".join(_trial(study, t, marked.get(t.number)) for t in [*study.ranked, *others])
-    return table("".join(heads), body, sortable=True)
+    return page.table("".join(heads), body, sortable=True)
 
 
 def _heads(study: Study) -> list[tuple[str, str]]:
@@ -72,7 +72,7 @@ def space(study: Study) -> str:
         )
         for row in rows
     )
-    return table("".join(tag("th", head, scope="col") for head in heads), body, "scroll space")
+    return page.table("".join(tag("th", head, scope="col") for head in heads), body, "scroll space")
 
 
 def values(h: Hyperparameter) -> str:
@@ -89,19 +89,3 @@ def _varying(study: Study, h: Hyperparameter) -> list[str]:
         scale += ", whole numbers" if h.space.type == "int" else ""
     best = [numerals.value(trial.parameters.get(h.name)) for trial in study.leaders]
     return [tag("code", escape(h.name)), h.role, escape(values(h)), scale, *map(escape, best)]
-
-
-def table(head: str, body: str, class_: str = "scroll", sortable: bool = False) -> str:
-    """Returns a table that scrolls where it is too wide.
-
-    Args:
-      head: the cells of its first row.
-      body: the other rows.
-      class_: of the element around it.
-      sortable: whether a click on the head of a column sorts the rows.
-    """
-    class_of = "sortable" if sortable else ""
-    inside = tag(
-        "table", f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>", class_=class_of
-    )
-    return tag("div", inside, class_=class_, tabindex=0)

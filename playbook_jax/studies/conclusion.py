@@ -21,6 +21,7 @@ from playbook_jax.studies.directory import Status, StudyDirectory, Trials
 from playbook_jax.studies.specification import Specification
 
 REPORT_MODULE = "playbook_jax.analysis.report"
+INDEX_MODULE = "playbook_jax.analysis.index"
 _SHOWN_FAILURES = 3
 
 
@@ -60,7 +61,7 @@ def conclude(
     else:
         _tell_best(study, specification, trials[best], statuses[best], train_command)
     reported = report(study.path, script)
-    _write_ledger(study)
+    write_ledger(study.path)
     if best is not None:
         replicate_command = [
             str(script.with_name("replicate.py")),
@@ -103,10 +104,14 @@ def _tell_best(
     trial_lib.write_text(study.path / "best_config.py", source)
 
 
-def _write_ledger(study: StudyDirectory) -> None:
-    root = study.path.resolve().parent
+def write_ledger(path: Path) -> None:
+    """Writes the ledger of all studies beside a study or a group, and the page that shows it."""
+    root = path.resolve().parent
+    root = root.parent if (root / "group.json").exists() else root
     try:
-        ledger.write(root.parent if (root / "group.json").exists() else root)
+        studies = ledger.find(root)
+        ledger.write(root, studies)
+        importlib.import_module(INDEX_MODULE).write(root, studies)
     except UsageError as error:  # the study itself is complete without it
         print(f"warning: {error}", file=sys.stderr)
 

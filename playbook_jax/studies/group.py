@@ -375,4 +375,6 @@ def conclude(
     for name, result in lines:
         print(f"  {name:<{width}}  {result}")
     print(f"Studies: {group.path}")
-    return conclusion.report(group.path, Path(command[0])) and reported
+    reported &= conclusion.report(group.path, Path(command[0]))
+    conclusion.write_ledger(group.path)  # again: the index links the group's report
+    return reported

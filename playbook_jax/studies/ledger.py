@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import io
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,12 @@ def entry(study: Study) -> Entry:
     )
 
 
-def write(root: str | Path) -> Path:
+def write(root: str | Path, studies: Sequence[Study] | None = None) -> Path:
     """Writes the ledger of all studies right below `root`; returns its path.
+
+    Args:
+      root: the directory that holds the studies' directories.
+      studies: the studies, if they have been read already.
 
     Raises:
       UsageError: `root` is no directory, or can't be written.
@@ -159,7 +163,7 @@ def write(root: str | Path) -> Path:
     names = [field.name for field in dataclasses.fields(Entry)]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    for study in find(root):
+    for study in find(root) if studies is None else studies:
         writer.writerow(dataclasses.asdict(entry(study)))
     path = Path(root) / FILE_NAME
     try:

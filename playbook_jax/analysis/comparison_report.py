@@ -1,0 +1,233 @@
+"""The page that compares studies over time: what was changed, what came of it, and is that more than luck?"""
+
+import dataclasses
+import datetime
+
+from etils import epath
+
+from playbook_jax import __version__, trial as trial_lib
+from playbook_jax.analysis import (
+    best_of,
+    commands,
+    comparison as comparison_lib,
+    group_figures,
+    group_sections,
+    groups,
+    numerals,
+    page,
+    report,
+    sections,
+    study_changes,
+    summary,
+    tables,
+)
+from playbook_jax.analysis.comparison import Comparison
+from playbook_jax.analysis.figures import Group as Figures, isolation as isolation_figures
+from playbook_jax.analysis.findings import Finding, enough_trials
+from playbook_jax.analysis.groups import Member
+from playbook_jax.analysis.markup import escape, items, link, prose, tag
+from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.study_changes import Change
+from playbook_jax.errors import UsageError
+
+NAME = "comparison.html"
+
+
+def write(compared: Comparison, path: epath.PathLike) -> epath.Path:
+    """Writes the page and returns its path.
+
+    Raises:
+      UsageError: it can't be written.
+    """
+    path = epath.Path(path)
+    try:
+        trial_lib.write_text(path, render(compared, path.parent))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def render(compared: Comparison, directory: epath.PathLike) -> str:
+    """Returns the page.
+
+    Args:
+      compared: the studies.
+      directory: where the page comes to lie: links are relative to it.
+    """
+    found = comparison_lib.check(compared)
+    common = comparison_lib.with_common_axes(compared.group)
+    figures = [_isolation(compared)]
+    figures += group_figures.draw(common, compared.group)
+    drawn = [figure for figure in figures if figure is not None]
+    names = [member.label for member in compared.group.members]
+    over = f"Studies over time: {' → '.join(names)}"
+    title = f"Is {names[-1]} better than {names[0] if len(names) == 2 else 'those before'}?"
+    body = [
+        tag("header", tag("p", escape(over), class_="over") + tag("h1", escape(title))),
+        _answer(compared, found, epath.Path(directory)),
+        sections.findings_section(found, drawn),
+        _changes(compared),
+        _good_regions(compared),
+        *(group_sections.figures(common, figure) for figure in drawn),
+        group_sections.trials(compared.group),
+        _footer(compared),
+    ]
+    return page.html(title, body)
+
+
+def _isolation(compared: Comparison) -> Figures | None:
+    drawn = isolation_figures.draw(compared.equal.joined)
+    if drawn is None:
+        return None
+    told = f"Of the first {numerals.plural(compared.number, 'trial')} of each study. {drawn.text}"
+    return dataclasses.replace(drawn, title="The best trial of each study", text=told)
+
+
+def text(compared: Comparison, width: int = 100) -> str:
+    """Returns what was changed and what came of it in a few lines, for a terminal."""
+    lines = []
+    for old, new in _pairs(compared):
+        lines.append(f"From {old.label} to {new.label}:")
+        told = study_changes.changes(old.study, new.study)
+        lines += [f"  {c.path}: {c.before} → {c.after}  ({c.kind})" for c in told]
+        lines += [] if told else ["  nothing but the points"]
+    found = comparison_lib.check(compared)
+    return "\n".join([*lines, summary.findings_text(found, width)]).replace(numerals.NO_BREAK, " ")
+
+
+def _pairs(compared: Comparison) -> list[tuple[Member, Member]]:
+    members = compared.group.members
+    return [(members[pair.old], members[pair.new]) for pair in compared.pairs]
+
+
+def _answer(compared: Comparison, found: list[Finding], directory: epath.Path) -> str:
+    label = numerals.metric_label(compared.group.joined.metric)
+    heads = ["study", f"best {label}", f"best of {compared.number}", "typical best of so many"]
+    heads += ["trials", "failed", "in the good region", "started", "report"]
+    rows = [_row(compared, i, m, directory) for i, m in enumerate(compared.group.members)]
+    right = {1, 2, 3, 4, 5, 6}
+    cells = "".join(
+        tag("th", escape(head), scope="col", class_="n" if i in right else "")
+        for i, head in enumerate(heads)
+    )
+    parts = [
+        tag("p", prose(" ".join(finding.answer for finding in found[1:])), class_="lede"),
+        page.table(cells, "\n".join(rows), "scroll overview", sortable=True),
+    ]
+    if any(finding.action for finding in found):
+        todo = [
+            f'<a href="#finding-{i}">{prose(finding.action)}</a>'
+            for i, finding in enumerate(found)
+            if finding.action
+        ]
+        parts.append(tag("div", tag("h3", "What to do next") + items("ol", todo), class_="next"))
+    return tag("section", "\n".join(parts), id="answer")
+
+
+def _row(compared: Comparison, index: int, member: Member, directory: epath.Path) -> str:
+    study, equal = member.study, compared.equal.members[index].study
+
+    def value(of: Study) -> str:
+        return "" if of.best is None else numerals.metric(of.metric, of.best.objective)
+
+    mark = tag("svg", group_figures.symbol(index), viewBox="0 0 32 14", aria_hidden="true")
+    good = ""
+    if study.best is not None:
+        costs = study.costs(study.ranked)
+        good = str(int((costs <= costs[0] + enough_trials.tolerance(study)).sum()))
+    cells = [
+        value(study),
+        value(equal),
+        _typical(study, compared.number),
+        str(len(study.trials)),
+        str(len(study.failures)),
+        good,
+    ]
+    name = tag("td", f'<span class="of">{mark}</span>{escape(member.label)}', class_="keep")
+    row = name + "".join(tag("td", escape(cell), class_="n") for cell in cells)
+    row += tag("td", escape(_started(study)), class_="keep")
+    row += tag("td", link("report", study.directory / report.NAME, directory))
+    number = None if study.best is None else (index + 1) * groups.SPAN + study.best.number
+    return tag("tr", row, data_t=number)
+
+
+def _typical(study: Study, number: int) -> str:
+    """Returns the median and the 90 % interval of the best of so many trials, by bootstrap."""
+    if not study.ranked or not number:
+        return ""
+    costs, failures = enough_trials.draws(study)
+    sign = -1 if study.maximize else 1
+    quantiles = sign * best_of.bootstrap(costs, failures, number)
+    low, middle, high = (numerals.metric(study.metric, float(quantiles[i])) for i in (0, 2, 4))
+    return f"{middle} ({low} to {high})"
+
+
+def _started(study: Study) -> str:
+    """Returns when the first trial began, as far as its files say."""
+    for trial in study.trials:
+        directory = study.directory / "trials" / f"{trial.number:03d}"
+        started = trial_lib.Trial(directory, {}, {}).provenance.get("started")
+        if isinstance(started, str):
+            return started[:16].replace("T", " ")
+    return ""
+
+
+def _changes(compared: Comparison) -> str:
+    parts = [tag("h2", "What was changed")]
+    for old, new in _pairs(compared):
+        told = study_changes.changes(old.study, new.study)
+        heads = ["", old.label, new.label, "what it is"]
+        if told:
+            rows = "\n".join(map(_change, told))
+            cells = "".join(tag("th", escape(head), scope="col") for head in heads)
+            parts.append(page.table(cells, rows, "scroll space"))
+        else:
+            same = f"{old.label} and {new.label} differ in their points alone."
+            parts.append(tag("p", escape(same), class_="hint"))
+    return tag("section", "\n".join(parts), id="study-changes")
+
+
+def _change(change: Change) -> str:
+    texts = (change.before, change.after, change.kind)
+    cells = [tag("code", escape(change.path)), *map(escape, texts)]
+    return tag("tr", "".join(tag("td", cell) for cell in cells))
+
+
+def _good_regions(compared: Comparison) -> str:
+    members = compared.group.members
+    names = dict.fromkeys(h.name for m in members for h in m.study.hyperparameters)
+    rows = []
+    for name in names:
+        cells = [tag("code", escape(name)), *(escape(_good(m.study, name)) for m in members)]
+        rows.append(tag("tr", "".join(tag("td", cell) for cell in cells)))
+    heads = ["hyperparameter", *(member.label for member in members)]
+    cells = "".join(tag("th", escape(head), scope="col") for head in heads)
+    told = (
+        "Where the trials lie that come as close to the best of their study as noise lets one tell; in "
+        "brackets the search space."
+    )
+    parts = [tag("h2", "The good region"), tag("p", told, class_="hint")]
+    parts.append(page.table(cells, "\n".join(rows), "scroll space"))
+    return tag("section", "\n".join(parts), id="good-region")
+
+
+def _good(study: Study, name: str) -> str:
+    h = next((h for h in study.hyperparameters if h.name == name), None)
+    if h is None:
+        fixed = study.base(name.partition("@")[0])
+        return f"{numerals.value(fixed)}, not tuned" if fixed is not None else "not tuned"
+    tolerance = enough_trials.tolerance(study) if study.best is not None else 0.0
+    found = comparison_lib.good_region(study, h, tolerance)
+    shown = "none"
+    if found and h.ordered:
+        low, high = numerals.value(found[0]), numerals.value(found[-1])
+        shown = low if low == high else f"{low} to {high}"
+    elif found:
+        shown = numerals.some(found)
+    return f"{shown} [{tables.values(h)}]"
+
+
+def _footer(compared: Comparison) -> str:
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    read = ", ".join(commands.display_path(m.study) for m in compared.group.members)
+    return tag("footer", escape(f"playbook_jax {__version__} · read from {read} at {now}"))

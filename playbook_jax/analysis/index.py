@@ -1,0 +1,273 @@
+"""The index: a page over all studies below a directory, beside their ledger and from the same entries.
+
+Source: playbook, "Setting up experiment tracking", which names the columns: the study, its config, notes, how
+many trials ran, what the best checkpoint reached on validation, and how to reproduce it.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from playbook_jax import __version__, trial as trial_lib
+from playbook_jax.analysis import numerals, page
+from playbook_jax.analysis.markup import escape, link, tag
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import ledger
+from playbook_jax.studies.ledger import Study
+
+NAME = "index.html"
+_GROUP = "group.json"
+# The columns of the ledger that the page shows in a form of its own.
+_SHOWN = {field.name for field in dataclasses.fields(ledger.Entry)} - {"launches"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """A study or a group.
+
+    Attributes:
+      directory: where it lies.
+      name: of the study.
+      config: the file that holds its config.
+      notes: its question.
+      states: how many of its trials are in each state.
+      metric: the objective's name.
+      maximize: whether more of it is better.
+      best: the best objective, or None.
+      started: when its first trial began, as ISO 8601 has it, or empty.
+      ended: when the newest result came, likewise.
+      reproduction: the command that started it.
+      code: the commit.
+      more: what else the ledger says, by column.
+      group: whether it is a group, whose studies have rows as well.
+    """
+
+    directory: Path
+    name: str
+    config: Path
+    notes: str
+    states: Mapping[str, int]
+    metric: str
+    maximize: bool
+    best: float | None
+    started: str
+    ended: str
+    reproduction: str
+    code: str
+    more: Mapping[str, Any]
+    group: bool = False
+
+    @property
+    def trials(self) -> int:
+        """How many there are."""
+        return sum(self.states.values())
+
+    @property
+    def ended_trials(self) -> int:
+        """How many have come to their end."""
+        return sum(n for state, n in self.states.items() if state in trial_lib.FINISHED)
+
+    @property
+    def state(self) -> str:
+        """The state of the whole, in a word or two."""
+        if not self.trials or set(self.states) == {trial_lib.PENDING}:
+            return "not started"
+        if self.states.get(trial_lib.RUNNING):
+            return "running"
+        if self.ended_trials < self.trials:
+            return "unfinished"
+        if self.best is None:
+            return "no result"
+        return "complete"
+
+
+def write(root: str | Path, studies: Sequence[Study] | None = None) -> Path:
+    """Writes the page of all studies right below `root`, and returns its path.
+
+    Args:
+      root: the directory of the ledger.
+      studies: those below it, if they have been read already.
+
+    Raises:
+      UsageError: `root` is no directory, or can't be written.
+    """
+    root = Path(root)
+    path = root / NAME
+    studies = ledger.find(root) if studies is None else studies
+    try:
+        trial_lib.write_text(path, render(root, studies))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def render(root: Path, studies: Sequence[Study]) -> str:
+    """Returns the page."""
+    rows = _rows(studies)
+    own = [row for row in rows if not row.group]
+    open_ = sum(row.state in ("running", "unfinished", "not started") for row in own)
+    counts = [
+        numerals.plural(len(own), "study", "studies"),
+        numerals.plural(sum(row.trials for row in own), "trial"),
+        *([f"{open_} not over"] if open_ else []),
+    ]
+    ledger_link = link(ledger.FILE_NAME, root / ledger.FILE_NAME, root)
+    body = [
+        tag("header", tag("p", escape(root.resolve()), class_="over") + tag("h1", "All studies")),
+        tag("p", f"{escape(', '.join(counts))}. As a table for programs: {ledger_link}."),
+        _table(rows, root) if rows else tag("p", "There are no studies here yet.", class_="hint"),
+        _footer(),
+    ]
+    return page.html(f"Studies in {root.resolve().name}", body)
+
+
+def _rows(studies: Sequence[Study]) -> list[_Row]:
+    """Returns a row a study, and one for each group before those of its studies; the newest first."""
+    by_group: dict[Path, list[_Row]] = {}
+    found: list[list[_Row]] = []
+    for study in studies:
+        row = _row(study)
+        parent = study.path.parent
+        if not (parent / _GROUP).exists():
+            found.append([row])
+        elif parent in by_group:
+            by_group[parent].append(row)
+        else:
+            by_group[parent] = [row]
+            found.append(by_group[parent])
+    for parent, rows in by_group.items():
+        rows.insert(0, _of_group(parent, list(rows)))
+    found.sort(key=lambda rows: rows[0].started, reverse=True)
+    return [row for rows in found for row in rows]
+
+
+def _row(study: Study) -> _Row:
+    entry = ledger.entry(study)
+    states: dict[str, int] = {}
+    for status in study.statuses:
+        states[status["state"]] = states.get(status["state"], 0) + 1
+    directories = [study.trial_directory(index) for index in range(len(study.trials))]
+    return _Row(
+        directory=study.path,
+        name=str(entry.study),
+        config=Path(entry.config),
+        notes=str(entry.notes),
+        states=states,
+        metric=str(entry.metric),
+        maximize=study.specification["objective"]["mode"] == "max",
+        best=entry.best_validation,
+        started=_started(directories),
+        ended=_changed(directories),
+        reproduction=entry.reproduction,
+        code=entry.code,
+        more={k: v for k, v in dataclasses.asdict(entry).items() if k not in _SHOWN},
+    )
+
+
+def _started(directories: Sequence[Path]) -> str:
+    for directory in directories:
+        provenance = trial_lib.read_json(directory / "provenance.json", {})
+        if isinstance(provenance, dict) and isinstance(provenance.get("started"), str):
+            return provenance["started"]
+    return ""
+
+
+def _changed(directories: Sequence[Path]) -> str:
+    """Returns when a status was last written."""
+    times = []
+    for directory in directories:
+        try:
+            times.append((directory / "status.json").stat().st_mtime)
+        except OSError:
+            continue  # it has not started, or is gone
+    if not times:
+        return ""
+    return datetime.datetime.fromtimestamp(max(times), datetime.UTC).isoformat(timespec="seconds")
+
+
+def _of_group(directory: Path, rows: Sequence[_Row]) -> _Row:
+    """Returns the row of a group, from those of its studies."""
+    stored = trial_lib.read_json(directory / _GROUP, {})
+    stored = stored if isinstance(stored, dict) else {}
+    states: dict[str, int] = {}
+    for row in rows:
+        for state, number in row.states.items():
+            states[state] = states.get(state, 0) + number
+    bests = [row.best for row in rows if row.best is not None and row.metric == rows[0].metric]
+    choose_best = max if rows[0].maximize else min
+    return dataclasses.replace(
+        rows[0],
+        directory=directory,
+        name=str(stored.get("name") or directory.name),
+        config=directory / _GROUP,
+        notes=str(stored.get("goal") or ""),
+        states=states,
+        best=choose_best(bests, default=None),
+        started=min((row.started for row in rows if row.started), default=""),
+        ended=max(row.ended for row in rows),
+        more={},
+        group=True,
+    )
+
+
+def _table(rows: Sequence[_Row], root: Path) -> str:
+    more = list(dict.fromkeys(name for row in rows for name in row.more))
+    heads = [("study", ""), ("state", ""), ("trials", "n"), ("infeasible", "n")]
+    heads += [("best validation", "n"), ("notes", ""), *((name, "") for name in more)]
+    heads += [("config", ""), ("started", ""), ("last result", ""), ("reproduction", "")]
+    cells = "".join(tag("th", escape(head), scope="col", class_=class_) for head, class_ in heads)
+    body = "\n".join(_cells(row, root, more) for row in rows)
+    return page.table(cells, body, "scroll index", sortable=True)
+
+
+def _cells(row: _Row, root: Path, more: Sequence[str]) -> str:
+    report = link(row.name, row.directory / "report.html", root)
+    kind = tag("span", "group") if row.group else ""
+    best = "" if row.best is None else numerals.metric(row.metric, row.best)
+    metric = tag("span", escape(numerals.metric_label(row.metric)))
+    infeasible = row.states.get(trial_lib.INFEASIBLE, 0)
+    trials = str(row.trials)
+    if row.ended_trials < row.trials:
+        trials = f"{row.ended_trials} of {row.trials}"
+    files = [("config", row.config), ("best", row.directory / "best_config.py")]
+    links = [link(text, path, root) for text, path in files if path.exists()]
+    command = tag("code", escape(row.reproduction)) + tag("span", escape(row.code))
+    dot = {"complete": "COMPLETE", "running": "RUNNING", "no result": "INFEASIBLE"}
+    state = f'<i class="s-{dot.get(row.state, trial_lib.PENDING)}"></i>{escape(row.state)}'
+    cells = [
+        tag("td", report + kind, class_="of", data_v=row.name),
+        tag("td", state, class_="keep"),
+        tag("td", trials, class_="n"),
+        tag("td", str(infeasible), class_="n"),
+        tag("td", best + metric, class_="n", data_v="" if row.best is None else repr(row.best)),
+        tag("td", escape(row.notes), class_="reason"),
+        *(tag("td", escape(_text(row.more.get(name)))) for name in more),
+        tag("td", ", ".join(links)),
+        _time(row.started),
+        _time(row.ended),
+        tag("td", command, class_="command"),
+    ]
+    return tag("tr", "".join(cells), class_="whole" if row.group else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_text, value))
+    return "" if value is None else str(value)
+
+
+def _time(text: str) -> str:
+    """Returns a cell with a time to the minute, in this machine's zone, that sorts by the second."""
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return tag("td", "")
+    shown = time.astimezone().strftime("%Y-%m-%d %H:%M")
+    return tag("td", shown, class_="keep", data_v=int(time.timestamp()))
+
+
+def _footer() -> str:
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    return tag("footer", escape(f"playbook_jax {__version__} · written at {now}"))
