@@ -33,6 +33,11 @@ flags.DEFINE_integer(
     "How many processes run trials; more than GPUs share them. 0: one a GPU, or one a core. TPU: 1.",
 )
 flags.DEFINE_float("trial_minutes", 0.0, "After how many minutes a trial FAILED. 0: never.")
+flags.DEFINE_string(
+    "pack",
+    None,
+    "How many trials run in one program; auto: as a quick measurement says. Stored with the study.",
+)
 flags.DEFINE_bool("retry_failed", False, "Run the trials that FAILED again; the others stay.")
 flags.DEFINE_string(
     "coordinator", None, "One trial on several hosts: ADDRESS:PORT of host 0, the same on all."
@@ -59,16 +64,19 @@ def main(argv: list[str]) -> int:
 
         preview.preview(FLAGS.config, FLAGS.workdir)
         return 0
+    from playbook_jax.studies import pack_choice
+
     options = {
         "command": [word for word in command_line.command() if word != "--retry_failed"],
         "retry_failed": FLAGS.retry_failed,
         "time_limit": 60 * FLAGS.trial_minutes or math.inf,
+        "pack": pack_choice.parse(FLAGS.pack),
     }
     all_hosts = hosts.find(FLAGS.coordinator, FLAGS.num_hosts, FLAGS.host, FLAGS.host_timeout)
     if all_hosts:
         from playbook_jax.studies import slice as slice_lib
 
-        slice_lib.refuse(workers=FLAGS.workers > 1)
+        slice_lib.refuse(workers=FLAGS.workers > 1, pack=FLAGS.pack is not None)
         return slice_lib.launch(all_hosts, FLAGS.config, FLAGS.workdir, **options)
     from playbook_jax.studies import launcher, places
 

@@ -1,19 +1,32 @@
-"""Stands in for playbook_jax.train and the report where the launcher is tested: no jax, no device.
+"""Stands in for studies/training.py and the report where the launcher is tested: no jax, no device.
 
 A trial counts its steps in a file, a line a step, from which it goes on when it was killed.
 `config.notes` says what happens to it, as "seconds=0.01 die=2": seconds a step, and the numbers of
 trials that kill their worker, are infeasible, raise a UsageError, ignore requests to stop, or wait
 until another trial has started; "fail=all" fails each until a file `mended` lies beside the study.
+"die_at_the_end" kills workers at the first step after `max_train_steps`.
+With "narrow=4", programs of more than four trials find too little memory; those of others take half a
+step longer for each trial that they have more.
 """
 
+import dataclasses
 import json
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from playbook_jax import config as config_lib, trial
 from playbook_jax.errors import UsageError
+
+OUT_OF_MEMORY = MemoryError
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    config: Any
+    workdir: str
 
 
 def validate(config):
@@ -22,8 +35,57 @@ def validate(config):
     return config_lib.complete(config)
 
 
+def _notes(config):
+    return dict(item.split("=") for item in config.notes.split())
+
+
+def step_time(config, lanes=None):
+    if lanes and lanes > int(_notes(config).get("narrow", 0)):
+        raise MemoryError(f"no room for {lanes}")
+    return 0.5 + 0.5 * (lanes or 1)
+
+
 def train(config, workdir, *, progress, should_stop, command):
-    notes = dict(item.split("=") for item in config.notes.split())
+    trial_steps = _train(config, workdir, progress, should_stop, command, None)
+    while True:
+        try:
+            next(trial_steps)
+        except StopIteration as end:
+            return end.value
+
+
+def train_pack(lanes, *, progress, should_stop, ended, command):
+    """Each lane makes a step in turn."""
+
+    def of_lane(i):
+        return lambda done, total, text: progress(i, done, total, text)
+
+    statuses = [None] * len(lanes)
+    running = {
+        i: _train(
+            lane.config,
+            lane.workdir,
+            of_lane(i),
+            should_stop,
+            command,
+            {"lanes": len(lanes), "lane": i},
+        )
+        for i, lane in enumerate(lanes)
+        if lane is not None
+    }
+    while running:
+        for i, steps in list(running.items()):
+            try:
+                next(steps)
+            except StopIteration as end:
+                statuses[i] = end.value
+                ended(i, end.value)
+                del running[i]
+    return statuses
+
+
+def _train(config, workdir, progress, should_stop, command, packing):
+    notes = _notes(config)
     number = Path(workdir).name.lstrip("0") or "0"
     if notes.get("refuse") == number:
         raise UsageError("the directory is not for this trial")
@@ -33,8 +95,9 @@ def train(config, workdir, *, progress, should_stop, command):
     step = len(steps.read_text().split()) if steps.exists() else 0
     attempt = {"process": os.getpid(), "from": step, "cores": sorted(os.sched_getaffinity(0))}
     with (Path(workdir) / "attempts").open("a") as file:
-        file.write(json.dumps(attempt | {"command": command}) + "\n")
+        file.write(json.dumps(attempt | {"command": command, "packing": packing}) + "\n")
     writer.write("status.json", trial.new_status(trial.RUNNING, step=step))
+    yield  # all lanes begin before the first one makes a step
     mended = Path(workdir).parent.parent.parent / "mended"
     if notes.get("fail") == "all" and not mended.exists():
         status = trial.new_status(
@@ -49,7 +112,9 @@ def train(config, workdir, *, progress, should_stop, command):
             status = trial.new_status(trial.INTERRUPTED, step=step)
             writer.write("status.json", status)
             return status
-        if notes.get("die") == number and step == 5:
+        if (notes.get("die") == number and step == 5) or (
+            "die_at_the_end" in notes and step == config.max_train_steps + 1
+        ):
             print("out of luck")
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(float(notes.get("seconds", 0)))
@@ -57,6 +122,7 @@ def train(config, workdir, *, progress, should_stop, command):
         with steps.open("a") as file:
             file.write(f"{step}\n")
         progress(step, total, "")
+        yield
     if notes.get("infeasible") == number:
         status = trial.new_status(trial.INFEASIBLE, "loss is nan (step 20)", step)
     else:

@@ -6,7 +6,7 @@ import os
 import shutil
 
 import pytest
-from test_studies_launcher import STEPS, Study, gone
+from launched_study import STEPS, Study, gone
 from test_studies_specification import RATE, write
 
 from playbook_jax import config as config_lib, trial

@@ -1,121 +1,13 @@
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from small import ROOT
-from test_studies_specification import RATE, write
+from launched_study import STEPS, Study, gone
+from test_studies_specification import RATE
 
 from playbook_jax import config as config_lib, trial
-
-# The launcher in a process of its own, with a sampler and a report that cost no second to import.
-LAUNCH = """
-import sys
-from playbook_jax.errors import UsageError
-from playbook_jax.studies import conclusion, launcher, samplers
-conclusion.REPORT_MODULE = "tests.fake_train"
-samplers.ALGORITHMS["halton"] = lambda spaces, n, seed: [
-    {name: space.value(i * 0.618 % 1) for name, space in spaces.items()} for i in range(n)
-]
-train_module, config, workdir, workers, *retry = sys.argv[1:]
-command = ["scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}"]
-try:
-    code = launcher.launch(
-        config,
-        workdir,
-        num_workers=int(workers),
-        command=command,
-        retry_failed=bool(retry),
-        time_limit=float(retry[0]) if retry else float("inf"),
-        train_module=train_module,
-    )
-except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    code = 2
-assert not {"jax", "pandas", "scipy"} & set(sys.modules)
-sys.exit(code)
-"""
-STEPS = 20
-
-
-class Study:
-    """A study in a directory of its own, run by the launcher in a subprocess."""
-
-    def __init__(self, directory, notes="", **changes):
-        self.path = directory / "s"
-        self.directory, self.notes = directory, notes
-        self.train_module = "tests.fake_train"
-        self.change(**changes)
-
-    def change(self, **changes):
-        values = {
-            "num_trials": 6,
-            "fixed": {"max_train_steps": STEPS, "notes": self.notes},
-            "nuisance": {"hparams.learning_rate": RATE},
-        }
-        self.config = write(self.directory / "study.py", **(values | changes))
-
-    def start(self, workers=2, retry=()):
-        arguments = [self.train_module, self.config, self.path, str(workers), *retry]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return self
-
-    def wait(self):
-        """Returns the exit code, standard output and standard error, doubts left out."""
-        output, errors = self.process.communicate(timeout=60)
-        lines = errors.splitlines(keepends=True)
-        self.doubts = [line for line in lines if line.startswith("warning: ")]
-        errors = "".join(line for line in lines if line not in self.doubts)
-        return self.process.returncode, output, errors
-
-    def run(self, workers=2, retry=()):
-        return self.start(workers, retry).wait()
-
-    def attempts(self, number):
-        return trial.read_json_lines(self.path / "trials" / f"{number:03d}" / "attempts")
-
-    def steps(self, number):
-        path = self.path / "trials" / f"{number:03d}" / "steps"
-        return [int(step) for step in path.read_text().split()] if path.exists() else []
-
-    def states(self):
-        return [
-            trial.read_json(self.path / "trials" / f"{row['trial']:03d}" / "status.json")["state"]
-            for row in trial.read_json(self.path / "study.json")["trials"]
-        ]
-
-    def workers(self):
-        """The processes that have begun to run trials."""
-        return {a["process"] for number in range(10) for a in self.attempts(number)}
-
-    def until(self, condition):
-        deadline = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < deadline
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.01)
-
-
-def gone(processes):
-    """Waits until none of the processes is left."""
-    deadline = time.monotonic() + 5
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < deadline:
-                os.kill(process, 0)
-                time.sleep(0.01)
-            raise AssertionError(f"process {process} is still there")
-    return True
 
 
 @pytest.mark.playbook("studies-run-in-parallel", "study-table", "diverged-trials-are-infeasible")
@@ -208,7 +100,7 @@ def test_a_study_whose_first_trials_fail_alike_ends_early_and_can_be_taken_up_ag
     assert gone(study.workers())
 
     (tmp_path / "mended").touch()
-    code, output, errors = study.run(retry=["inf"])
+    code, output, errors = study.run(retry_failed=True)
     assert (code, errors) == (0, "")
     assert study.states() == ["COMPLETE"] * 6
     assert "test: 6 trials, 6 COMPLETE\n" in output
@@ -216,13 +108,13 @@ def test_a_study_whose_first_trials_fail_alike_ends_early_and_can_be_taken_up_ag
 
 def test_a_trial_that_takes_too_long_fails_and_can_be_given_more_time(tmp_path):
     study = Study(tmp_path, notes="seconds=0.05", num_trials=2)
-    code, output, _ = study.run(retry=["0.3"])
+    code, output, _ = study.run(time_limit=0.3)
     assert code == 1
     assert "trial 0 FAILED: out of time: stopped after 0.3 s\n" in output
     assert study.states() == ["FAILED"] * 2
     done = study.steps(0)
     assert 0 < len(done) < STEPS
-    code, _, errors = study.run(retry=["inf"])
+    code, _, errors = study.run(retry_failed=True)
     assert (code, errors) == (0, "")
     assert study.states() == ["COMPLETE"] * 2
     assert study.steps(0) == list(range(1, STEPS + 1))  # it went on where it had been stopped

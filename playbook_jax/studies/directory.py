@@ -18,7 +18,7 @@ from typing import Any
 
 from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import search_space
+from playbook_jax.studies import leases, search_space
 from playbook_jax.studies.lock import Lock
 from playbook_jax.studies.specification import Specification
 
@@ -34,7 +34,15 @@ class StudyDirectory:
     """A study directory, locked for one launcher.
 
     Local or mounted disks only: elsewhere (gs://…) nothing can be locked.
+
+    Attributes:
+      path: the directory.
+      lock: its lock.
+      lanes: how many trials run in one program, 1 where each runs alone (see jobs.py); what a study was
+        begun with once `stored_trials` has read it.
     """
+
+    lanes = 1
 
     def __init__(
         self, path: str | Path, file_name: str = "study.json", ours: Collection[str] = _OURS
@@ -64,6 +72,7 @@ class StudyDirectory:
                     "use another --workdir"
                 )
             self.lock = Lock(self.path / ".lock")
+            leases.wait_for_all(self.path)
         except OSError as error:
             raise UsageError(f"cannot write to {path}: {error.strerror or error}") from error
         if not (self.path / "logs").exists():
@@ -115,6 +124,7 @@ class StudyDirectory:
         started = (self.path / "trials").is_dir() and any((self.path / "trials").iterdir())
         if not started:
             return []
+        self.lanes = stored.get("packing", {"lanes": 1})["lanes"]
         old, new = stored["specification"], json.loads(json.dumps(specification.to_dict()))
         # The base config counts as it was resolved; its file may move. A study may grow.
         old |= {"base_config": config_lib.with_optional(old["base_config"])}
@@ -130,9 +140,19 @@ class StudyDirectory:
             )
         return trials
 
+    @property
+    def packing(self) -> dict[str, Any]:
+        """What of `lanes` is stored, for the bits of the trials depend on it: nothing where it is 1."""
+        return {"packing": {"lanes": self.lanes}} if self.lanes > 1 else {}
+
     def write(self, specification: Specification, trials: Trials) -> None:
         """Writes `study.json`, unless it holds just that."""
-        study = {"format": FORMAT, "specification": specification.to_dict(), "trials": trials}
+        study = {
+            "format": FORMAT,
+            **self.packing,
+            "specification": specification.to_dict(),
+            "trials": trials,
+        }
         path = self.path / "study.json"
         if trial_lib.read_json(path) != json.loads(json.dumps(study)):
             trial_lib.write_json(path, study)

@@ -4,10 +4,11 @@
 NumPy, so that workers can start before the launcher imports anything that takes time.
 """
 
+import dataclasses
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Trial = dict[str, Any]  # {"trial": 0, "parameters": {"hparams.learning_rate": 0.1, …}}
 
@@ -94,3 +95,44 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Ends whatever it has started."""
+
+
+@dataclasses.dataclass
+class Measured:
+    """What steps were found to take.
+
+    Attributes:
+      seconds: of a step, by how many trials make it at once, in ascending order.
+      over: whether all is measured that is to be.
+      problem: what ended it before its time, empty where nothing did.
+    """
+
+    seconds: dict[int, float] = dataclasses.field(default_factory=dict)
+    over: bool = False
+    problem: str = ""
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """What an executor has besides if it can run several trials in one program.
+
+    Attributes:
+      size: how many programs run at once.
+    """
+
+    size: int
+
+    def measure(self, trial: Trial, widths: Sequence[int]) -> Measured:
+        """Measures what a step takes; of trials that were validated.
+
+        Args:
+          trial: whose config is taken.
+          widths: how many trials make it at once, in ascending order, the first of them 1; it ends where
+            more are no better, or the memory is too small.
+
+        Returns:
+          What was found until then, or until a stop was asked for.
+        """
+
+    def pack(self, lanes: int, trials: Sequence[Trial]) -> None:
+        """Has `run` put that many trials into one program; `trials` are all of the study, see jobs.py."""

@@ -216,6 +216,8 @@ class GroupDirectory(StudyDirectory):
         old = [study["directory"] for study in stored["studies"]]
         new = [member.directory for member in self.members]
         started = any((self.path / name / "trials").is_dir() for name in old)
+        if started:
+            self.lanes = stored.get("packing", {"lanes": 1})["lanes"]
         if started and old != new:
             raise UsageError(
                 f"{self.path} holds trials of another group (of {', '.join(old)}); use another --workdir "
@@ -273,6 +275,7 @@ class GroupDirectory(StudyDirectory):
         keys = ("name", "goal", "objective", "num_trials", "algorithm", "seed", "scientific")
         group = {
             "format": FORMAT,
+            **self.packing,
             **{key: described[key] for key in keys},
             "studies": [
                 {"directory": member.directory, "values": dict(member.values)}
@@ -283,6 +286,7 @@ class GroupDirectory(StudyDirectory):
         trial_lib.write_json(self.path / FILE_NAME, group)
         self._remove_replaced(old)
         for index, (study, member) in enumerate(zip(self.studies, self.members, strict=True)):
+            study.lanes = self.lanes
             study.write(member.specification, self.trials_of(index, trials))
 
     def _remove_replaced(self, old: Mapping[str, Any]) -> None:

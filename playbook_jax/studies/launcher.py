@@ -19,6 +19,8 @@ from playbook_jax.studies import (
     directory,
     doubts,
     group,
+    jobs,
+    pack_choice,
     specification as specification_lib,
 )
 from playbook_jax.studies.directory import Status, StudyDirectory, Trials
@@ -26,7 +28,7 @@ from playbook_jax.studies.executor import Executor, Stop, WorkersFailedError
 from playbook_jax.studies.pool import Pool
 from playbook_jax.studies.specification import Specification
 
-TRAIN_MODULE = "playbook_jax.train"
+TRAIN_MODULE = "playbook_jax.studies.training"
 COMPLETE, FAILED, INTERRUPTED = (
     trial_lib.EXIT_CODES[state]
     for state in (trial_lib.COMPLETE, trial_lib.FAILED, trial_lib.INTERRUPTED)
@@ -48,6 +50,7 @@ def launch(
     command: Sequence[str],
     retry_failed: bool = False,
     time_limit: float = math.inf,
+    pack: int | str | None = None,
     train_module: str = TRAIN_MODULE,
     make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None,
 ) -> int:
@@ -60,7 +63,9 @@ def launch(
       command: what started this process, as it is to be repeated.
       retry_failed: whether trials that FAILED are run again, from their last checkpoint.
       time_limit: after how many seconds a trial saves, and ends as FAILED.
-      train_module: a module with the functions `validate` and `train` of train.py.
+      pack: how many trials run in one program, or `pack_choice.AUTO`; None: as the study was begun, a new
+        one with each trial alone.
+      train_module: a module like training.py.
       make_executor: makes what runs the trials; a `Pool` on this machine when None.
 
     Returns:
@@ -75,7 +80,7 @@ def launch(
         specification, study = open_study(asked, workdir)
         run = _Run(specification, study, stop, command, retry_failed)
         run.time_limit, run.doubts = time_limit, doubts.find(asked)
-        run.make_executor = make_executor
+        run.make_executor, run.pack = make_executor, pack
         try:
             return run.to_the_end(num_workers, train_module)
         except (WorkersFailedError, FailAlikeError) as error:
@@ -116,10 +121,12 @@ class _Run:
       time_limit: see `launch`.
       doubts: what to say about a study before its first trial.
       make_executor: see `launch`.
+      pack: see `launch`.
     """
 
     time_limit = math.inf
     doubts: Sequence[str] = ()
+    pack: int | str | None = None
     make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None
 
     def __init__(
@@ -152,13 +159,17 @@ class _Run:
         self.keep = bool(stored)
         self._statuses = {row["trial"]: self._study.status(row["trial"]) for row in stored}
         self._num_finished = sum(s["state"] in self._over for s in self._statuses.values())
+        if stored:
+            pack_choice.refuse_other(self.pack, self._study.path, self._study.lanes)
+        elif isinstance(self.pack, int):
+            self._study.lanes = self.pack
         left = self._specification.num_trials - self._num_finished
         if left:  # first of all: what the workers import takes longer than what follows here
             self._executor = (
                 self.make_executor(self._study, self._stop)
                 if self.make_executor
                 else Pool(
-                    min(num_workers, left),
+                    min(num_workers, self._most_jobs(left)),
                     self._study.logs,
                     train_module,
                     self._study.lock.fd,
@@ -169,8 +180,16 @@ class _Run:
         for row in self._trials[len(stored) :]:
             self._statuses[row["trial"]] = trial_lib.new_status()
         waiting = [t for t in self._trials if self._statuses[t["trial"]]["state"] not in self._over]
-        if self._executor and not self._executor.validate(self._shared(), waiting):
-            return self._interrupted()
+        if self._executor:
+            pack_choice.refuse_where_impossible(self._executor, self._study.lanes, self.pack)
+            if not self._executor.validate(self._shared(), waiting):
+                return self._interrupted()
+            if self.pack == pack_choice.AUTO and not stored:
+                self._study.lanes = pack_choice.measure(self._executor, self._trials)
+                if self._stop.requests:
+                    return self._interrupted()
+            if self._study.lanes > 1:
+                self._executor.pack(self._study.lanes, self._trials)
         self._study.write(self._specification, self._trials)
         self.keep = True
         for doubt in () if stored else self.doubts:
@@ -178,6 +197,13 @@ class _Run:
         if self._executor and not self._run_trials(waiting):
             return self._interrupted()
         return self._conclude()
+
+    def _most_jobs(self, left: int) -> int:
+        """Returns as how many jobs so many trials can be run at most."""
+        asked, lanes = self._specification, self._study.lanes
+        varying = [*asked.scientific, *asked.nuisance, *asked.conditional_fixed]
+        packs = math.ceil(asked.num_trials / lanes)
+        return min(left, packs) if jobs.share_a_program(varying) else left
 
     def _shared(self) -> dict:
         return {

@@ -1,19 +1,18 @@
 """The workers of a study on this machine: given trials, told to stop, replaced when they die."""
 
-import collections
-import json
 import selectors
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import places
-from playbook_jax.studies.executor import Listener, Stop, Trial, WorkersFailedError
+from playbook_jax.studies import jobs, places
+from playbook_jax.studies.executor import Listener, Measured, Stop, Trial, WorkersFailedError
+from playbook_jax.studies.jobs import Job
 from playbook_jax.studies.worker import Message
 from playbook_jax.studies.worker_process import WorkerProcess
 
-# A trial whose worker dies is tried again that often: what killed it may have been the machine.
+# Trials whose worker dies are tried again that often: what killed it may have been the machine.
 MAX_RETRIES = 2
 _MAX_FALSE_STARTS = 3  # workers on end that died before they were ready
 # As trial.py has it, which takes NumPy along: the workers start before that is imported.
@@ -21,42 +20,12 @@ INTERRUPTED = "INTERRUPTED"
 _WAIT_SECONDS = 0.2  # how late a request to stop may be seen
 
 
-class _Queue:
-    """Trials that wait. A worker gets the first of those for which it has compiled already."""
-
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        self._groups: dict[str, collections.deque[Trial]] = {}
-        for trial in trials:
-            self._groups.setdefault(_static(trial), collections.deque()).append(trial)
-
-    def __bool__(self) -> bool:
-        return any(self._groups.values())
-
-    def put_back(self, trial: Trial) -> None:
-        self._groups[_static(trial)].appendleft(trial)
-
-    def take(self, worker: WorkerProcess, others: Iterable[WorkerProcess]) -> Trial:
-        """Returns the trial to be run next by `worker`, where there is one."""
-        elsewhere = {program for other in others for program in other.programs}
-
-        def cost(static: str) -> tuple[int, int]:
-            compiled = 0 if static in worker.programs else 2 if static in elsewhere else 1
-            return compiled, self._groups[static][0]["trial"]
-
-        static = min((s for s, trials in self._groups.items() if trials), key=cost)
-        worker.programs.add(static)
-        return self._groups[static].popleft()
-
-
-def _static(trial: Trial) -> str:
-    """Returns what of a trial's hyperparameters decides its compiled program."""
-    return json.dumps(
-        {k: v for k, v in trial["parameters"].items() if not k.startswith("hparams.")}
-    )
-
-
 class Pool:
-    """A fixed number of workers, each on a GPU or core of its own while there are enough."""
+    """A fixed number of workers, each on a GPU or core of its own while there are enough.
+
+    Attributes:
+      size: how many.
+    """
 
     def __init__(self, size: int, logs: Path, train_module: str, keep: int, stop: Stop) -> None:
         """Starts the workers, which begin to import what they need.
@@ -64,15 +33,16 @@ class Pool:
         Args:
           size: how many.
           logs: the directory of their logs.
-          train_module: what runs a trial: a module with `train` and `validate` as train.py has them.
+          train_module: what runs trials: a module like training.py.
           keep: an open file that they inherit (the study's lock).
           stop: asked whether to go on.
         """
-        self._size, self._arguments = size, (train_module, logs, keep)
+        self.size, self._arguments = size, (train_module, logs, keep)
         self._stop = stop
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, WorkerProcess] = {}
         self._false_starts = 0
+        self._make_jobs: Callable[[Sequence[Trial]], list[Job]] = lambda w: jobs.make(w, w, 1)
         for index in range(size):
             self._start(index)
 
@@ -102,6 +72,28 @@ class Pool:
                     self._hear(worker, message)
         return not self._stop.requests
 
+    def measure(self, trial: Trial, widths: Sequence[int]) -> Measured:
+        """Implements `executor.Packs`; the first worker does it. After `validate`."""
+        worker, self._measured = self._workers[0], Measured()
+        worker.send("measure", trial=trial["trial"], parameters=trial["parameters"], widths=widths)
+        while not self._measured.over and not self._stop.requests:
+            for worker, message in self._messages():
+                if message is not None:
+                    self._hear(worker, message)
+                    continue
+                how = self._bury(worker)
+                self._greet(self._start(worker.index))
+                if worker.index == 0:
+                    self._measured.over, self._measured.problem = (
+                        True,
+                        f"then a worker ended: {how}",
+                    )
+        return self._measured
+
+    def pack(self, lanes: int, trials: Sequence[Trial]) -> None:
+        """Implements `executor.Packs`."""
+        self._make_jobs = lambda waiting: jobs.make(waiting, trials, lanes)
+
     def run(
         self, trials: Sequence[Trial], directory: Callable[[int], Path], listener: Listener
     ) -> bool:
@@ -119,11 +111,10 @@ class Pool:
           UsageError: a trial's directory can't be written, or belongs to another config.
           WorkersFailedError: the workers do not start.
         """
-        self._queue, self._listener = _Queue(trials), listener
-        self._attempts: collections.Counter[int] = collections.Counter()
+        self._queue, self._listener = jobs.Queue(self._make_jobs(trials)), listener
         while not self._stop.requests:
             for worker in self._workers.values():
-                if worker.ready and not worker.trial and self._queue:
+                if worker.ready and not worker.job and self._queue:
                     self._give(worker, directory)
             if not self._queue and not self._busy():
                 return True
@@ -147,7 +138,7 @@ class Pool:
 
     def _start(self, index: int) -> WorkerProcess:
         worker = self._workers[index] = WorkerProcess(
-            index, places.place(index, self._size), *self._arguments
+            index, places.place(index, self.size), *self._arguments
         )
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker
@@ -158,7 +149,7 @@ class Pool:
         worker.send("validate", trials=self._to_check[: None if worker.index == 0 else 1])
 
     def _busy(self) -> bool:
-        return any(worker.trial for worker in self._workers.values())
+        return any(worker.job for worker in self._workers.values())
 
     def _messages(self) -> Iterator[tuple[WorkerProcess, Message | None]]:
         """Gives what the workers say, None for one that has ended, waiting a little for some."""
@@ -168,8 +159,10 @@ class Pool:
                 yield key.data, message
 
     def _give(self, worker: WorkerProcess, directory: Callable[[int], Path]) -> None:
-        trial = worker.trial = self._queue.take(worker, self._workers.values())
-        worker.send("train", **trial, directory=str(directory(trial["trial"])))
+        others = self._workers.values()
+        elsewhere = {program for other in others for program in other.programs}
+        worker.job = self._queue.take(worker.programs, elsewhere)
+        worker.send(**worker.job.message(directory))
 
     def _hear(self, worker: WorkerProcess, message: Message) -> None:
         match message["kind"]:
@@ -177,14 +170,26 @@ class Pool:
                 worker.ready, self._false_starts = True, 0
             case "usage_error":
                 raise UsageError(message["error"])
+            case "measured":
+                self._measured.seconds[message["lanes"]] = message["seconds"]
+            case "measured_all":
+                self._measured.over, self._measured.problem = True, message["problem"]
             case "step":
                 self._listener.step(message["trial"], message["step"])
             case "status":
-                trial, worker.trial = worker.trial, None
-                if message["status"]["state"] == INTERRUPTED and not self._stop.requests:
-                    self._try_again(worker, trial, "stopped by SIGTERM")
-                else:
-                    self._listener.ended(message["trial"], message["status"])
+                self._end(worker, message["trial"], message["status"])
+            case "over":
+                job, worker.job = worker.job, None
+                if job.again:
+                    self._try_again(worker, job, job.again)
+
+    def _end(self, worker: WorkerProcess, trial: int, status: dict[str, Any]) -> None:
+        """Notes that a trial is over, or is to go on elsewhere."""
+        if status["state"] == INTERRUPTED and not self._stop.requests:
+            worker.job.again = "stopped by SIGTERM"
+        else:
+            worker.job.end(trial)
+            self._listener.ended(trial, status)
 
     def _bury(self, worker: WorkerProcess) -> str:
         """Takes a dead worker out; returns how it ended.
@@ -203,17 +208,18 @@ class Pool:
         return how
 
     def _replace(self, worker: WorkerProcess) -> None:
-        """Puts a new worker in the place of a dead one, and its trial back into the queue."""
+        """Puts a new worker in the place of a dead one, and its job back into the queue."""
         how = self._bury(worker)
-        if worker.trial:
-            self._try_again(worker, worker.trial, how)
+        if worker.job and worker.job.trials:
+            self._try_again(worker, worker.job, how)
         if self._queue:
             self._greet(self._start(worker.index))
 
-    def _try_again(self, worker: WorkerProcess, trial: Trial, how: str) -> None:
-        self._attempts[trial["trial"]] += 1
-        if self._attempts[trial["trial"]] <= MAX_RETRIES:
-            self._queue.put_back(trial)
-        else:
-            times = f"its worker ended {MAX_RETRIES + 1} times"
+    def _try_again(self, worker: WorkerProcess, job: Job, how: str) -> None:
+        job.attempts, job.again = job.attempts + 1, ""
+        if job.attempts <= MAX_RETRIES:
+            self._queue.put_back(job)
+            return
+        times = f"its worker ended {MAX_RETRIES + 1} times"
+        for trial in job.trials:
             self._listener.failed(trial["trial"], f"{times} ({how}); see {worker.log}")

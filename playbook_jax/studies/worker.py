@@ -3,10 +3,10 @@
     python -m playbook_jax.studies.worker DESCRIPTOR CORE TRAIN_MODULE
 
 Started by `pool.py`. Commands arrive as JSON lines on standard input: `open` (what all trials
-share), `validate` and `train`, and `stop`, which lets the running trial save and end. Answers leave
-as JSON lines on the open file DESCRIPTOR; standard output and error are the worker's log. The end
-of standard input means that the launcher is gone, and ends the worker at once: nothing is lost,
-for a trial can be killed anywhere.
+share), `validate`, `measure`, `train` and `train_pack`, and `stop`, which lets the running trials
+save and end. Answers leave as JSON lines on the open file DESCRIPTOR; standard output and error are
+the worker's log. The end of standard input means that the launcher is gone, and ends the worker at
+once: nothing is lost, for a trial can be killed anywhere.
 """
 
 import importlib
@@ -16,12 +16,10 @@ import queue
 import signal
 import sys
 import threading
-import time
 import traceback
-from pathlib import Path
 from typing import Any
 
-_PROGRESS_SECONDS = 0.25  # between two messages on how far a trial is
+_WAIT_SECONDS = 0.25  # how late a request to stop may be seen where nothing runs
 NO_CORE = -1
 
 Message = dict[str, Any]
@@ -62,14 +60,18 @@ class _Worker:
         self._answer(kind="ready")
         while not self._stop.is_set():
             try:
-                message = self._commands.get(timeout=_PROGRESS_SECONDS)
+                message = self._commands.get(timeout=_WAIT_SECONDS)
             except queue.Empty:
                 continue
             getattr(self, f"on_{message.pop('do')}")(**message)
 
     def _answer(self, **message: Any) -> None:
-        self._answers.write(json.dumps(message) + "\n")
-        self._answers.flush()
+        try:
+            self._answers.write(json.dumps(message) + "\n")
+            self._answers.flush()
+        except BrokenPipeError:
+            # The launcher is gone. At once: to a trial, this would be an error to be written down.
+            os._exit(0)
 
     def on_open(
         self, base_config: Message, vary_seed: bool, command: list[str], time_limit: float
@@ -93,38 +95,60 @@ class _Worker:
                 return
         self._answer(kind="valid")
 
+    def on_measure(self, trial: int, parameters: Message, widths: list[int]) -> None:
+        """Answers what a step takes alone and with others in one program, while more are better."""
+        from playbook_jax.studies import pack_choice
+
+        found: dict[int, float] = {}
+        problem = ""
+        for width in widths:
+            try:
+                config = self._config(trial, parameters)
+                lanes = None if width == pack_choice.ALONE else width
+                found[width] = self._train.step_time(config, lanes)
+            except self._train.OUT_OF_MEMORY as error:
+                problem = f"{width} fail ({' '.join(str(error).split())[:100]})"
+                break
+            self._answer(kind="measured", lanes=width, seconds=found[width])
+            if self._stop.is_set() or pack_choice.no_better(found):
+                break
+        self._answer(kind="measured_all", problem=problem)
+
     def on_train(self, trial: int, parameters: Message, directory: str) -> None:
         """Runs a trial to its end, or to where it is stopped."""
-        from playbook_jax import trial as trial_lib
-        from playbook_jax.errors import UsageError
-
-        began = said = time.monotonic()
-
-        def progress(done: int, total: int, text: str) -> None:
-            nonlocal said
-            if time.monotonic() - said > _PROGRESS_SECONDS:
-                said = time.monotonic()
-                self._answer(kind="step", trial=trial, step=done)
-
-        def should_stop() -> bool:
-            return self._stop.is_set() or time.monotonic() - began > self._time_limit
-
-        try:
+        run = self._run([{"trial": trial, "directory": directory}])
+        with run.answering():
             status = self._train.train(
                 self._config(trial, parameters),
                 directory,
-                progress=progress,
-                should_stop=should_stop,
+                progress=lambda done, total, text: run.progress(0, done),
+                should_stop=run.should_stop,
                 command=self._command,
             )
-        except UsageError as error:
-            self._answer(kind="usage_error", error=f"trial {trial}: {error}")
-            return
-        if status["state"] == trial_lib.INTERRUPTED and not self._stop.is_set():
-            reason = f"out of time: stopped after {self._time_limit:g} s"
-            status = trial_lib.new_status(trial_lib.FAILED, reason, status["step"])
-            trial_lib.write_json(Path(directory) / "status.json", status)
-        self._answer(kind="status", trial=trial, status=status)
+            run.ended(0, status)
+
+    def on_train_pack(self, lanes: list[Message | None]) -> None:
+        """Runs trials side by side, each in its lane, to their ends, or to where they are stopped."""
+        run = self._run(lanes)
+        with run.answering():
+            statuses = self._train.train_pack(
+                [lane and self._lane(**lane) for lane in lanes],
+                progress=lambda lane, done, total, text: run.progress(lane, done),
+                should_stop=run.should_stop,
+                ended=run.ended,
+                command=self._command,
+            )
+            for lane, status in enumerate(statuses):
+                if status is not None:
+                    run.ended(lane, status)
+
+    def _run(self, lanes: list[Message | None]) -> Any:
+        from playbook_jax.studies import running
+
+        return running.Running(lanes, self._time_limit, self._stop, self._answer)
+
+    def _lane(self, trial: int, parameters: Message, directory: str) -> Any:
+        return self._train.Lane(self._config(trial, parameters), directory)
 
     def _config(self, trial: int, parameters: Message) -> Any:
         from playbook_jax.studies import specification
@@ -142,8 +166,6 @@ def main(descriptor: str, core: str, train_module: str) -> None:
     try:
         _Worker(int(descriptor), train_module).run()
         code = 0
-    except BrokenPipeError:
-        pass  # the launcher is gone
     except BaseException:
         traceback.print_exc()
     # Not by the interpreter's own way out, which takes its time, and aborts while a thread reads.

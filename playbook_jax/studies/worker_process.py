@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from playbook_jax.studies.jobs import Job
 from playbook_jax.studies.places import Place
 from playbook_jax.studies.worker import NO_CORE, Message
 
@@ -26,7 +27,7 @@ class WorkerProcess:
       index: its number; a worker that replaces another one takes over its number.
       log: the file with what it prints.
       ready: whether it has checked a config: it then has imported all that it needs.
-      trial: what it runs now, {"trial": 0, "parameters": {…}}, or None.
+      job: what it runs now, or None.
       programs: the static configs of the trials that it ran: those it has compiled.
       answers: the open file from which its messages are read.
     """
@@ -44,7 +45,7 @@ class WorkerProcess:
         self.index = index
         self.log = logs / f"worker-{index}.log"
         self.ready = False
-        self.trial: dict[str, Any] | None = None
+        self.job: Job | None = None
         self.programs: set[str] = set()
         self._text = b""
         self.answers, theirs = os.pipe()

@@ -1,0 +1,72 @@
+"""The trials that a worker runs now: how far they are and how they end, as the launcher hears of it."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from playbook_jax import trial as trial_lib
+from playbook_jax.errors import UsageError
+
+PROGRESS_SECONDS = 0.25  # between two messages on how far a trial is
+
+
+class Running:
+    """One trial, or those of a pack by their lanes."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Mapping[str, Any] | None],
+        time_limit: float,
+        stop: threading.Event,
+        answer: Callable[..., None],
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+          lanes: each trial's number, `trial`, and `directory`; None where there is none.
+          time_limit: after how many seconds they are stopped.
+          stop: whether they are to stop before.
+          answer: tells the launcher; see `pool.Pool` for what.
+        """
+        self._left = {i: trial for i, trial in enumerate(lanes) if trial is not None}
+        self._trials = {i: trial["trial"] for i, trial in self._left.items()}
+        self._time_limit, self._stop, self._answer = time_limit, stop, answer
+        self._began = time.monotonic()
+        self._said = dict.fromkeys(self._left, self._began)
+
+    def progress(self, lane: int, step: int) -> None:
+        """Takes how many updates a trial has made."""
+        now = time.monotonic()
+        if now - self._said[lane] > PROGRESS_SECONDS:
+            self._said[lane] = now
+            self._answer(kind="step", trial=self._trials[lane], step=step)
+
+    def should_stop(self) -> bool:
+        """Returns whether the trials are to save and end."""
+        return self._stop.is_set() or time.monotonic() - self._began > self._time_limit
+
+    def ended(self, lane: int, status: Mapping[str, Any]) -> None:
+        """Takes how a trial has ended; what it is told a second time is no news."""
+        trial = self._left.pop(lane, None)
+        if trial is None:
+            return
+        if status["state"] == trial_lib.INTERRUPTED and not self._stop.is_set():
+            reason = f"out of time: stopped after {self._time_limit:g} s"
+            status = trial_lib.new_status(trial_lib.FAILED, reason, status["step"])
+            trial_lib.write_json(Path(trial["directory"]) / "status.json", status)
+        self._answer(kind="status", trial=trial["trial"], status=status)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Tells the launcher why the trials could not be run, or that they are over."""
+        try:
+            yield
+        except UsageError as error:
+            numbers = ", ".join(map(str, self._trials.values()))
+            word = "trial" if len(self._trials) == 1 else "trials"
+            self._answer(kind="usage_error", error=f"{word} {numbers}: {error}")
+            return
+        self._answer(kind="over")
