@@ -2,7 +2,7 @@
 """Runs a study: many trials of one training config, each with other hyperparameters.
 
     scripts/launch_study.py --config=configs/studies/digits_mlp.py --workdir=/tmp/study
-    scripts/launch_study.py --config=configs/studies/digits_mlp.py --workdir=/tmp/study --dry_run
+    scripts/launch_study.py --config=configs/studies/digits_mlp.py --workdir=/tmp/study --dry_run --measure
 
 The same command again goes on where the study was stopped; after it, a larger num_trials in the
 config extends it. Ctrl-C lets the running trials save, a second one does not. Exit codes: 0 all
@@ -27,6 +27,7 @@ flags.DEFINE_string("workdir", None, "The study directory: made if missing, cont
 flags.DEFINE_bool(
     "dry_run", False, "Show the trials and what they cost, write study.json, run nothing."
 )
+flags.DEFINE_bool("measure", False, "With --dry_run: also how long it takes, by a few real steps.")
 flags.DEFINE_integer(
     "workers",
     0,
@@ -59,12 +60,21 @@ def main(argv: list[str]) -> int:
     if not 0 <= FLAGS.trial_minutes < math.inf:
         raise UsageError(f"--trial_minutes={FLAGS.trial_minutes:g} must not be negative")
 
+    if FLAGS.measure and not FLAGS.dry_run:
+        raise UsageError("--measure is for --dry_run, which launches nothing")
+    from playbook_jax.studies import pack_choice
+
     if FLAGS.dry_run:
         from playbook_jax.studies import preview
 
-        preview.preview(FLAGS.config, FLAGS.workdir)
+        preview.preview(
+            FLAGS.config,
+            FLAGS.workdir,
+            num_workers=FLAGS.workers or None,
+            pack=pack_choice.parse(FLAGS.pack),
+            measure=FLAGS.measure,
+        )
         return 0
-    from playbook_jax.studies import pack_choice
 
     options = {
         "command": [word for word in command_line.command() if word != "--retry_failed"],

@@ -1,18 +1,22 @@
 """The preview of a study (`--dry_run`): its trials, what they cost, and what is doubtful about it."""
 
 import importlib
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from playbook_jax import trial as trial_lib
+from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import (
     directory,
     doubts,
+    jobs,
     launcher,
+    measurement,
+    pack_choice,
     places,
     specification as specification_lib,
 )
@@ -23,23 +27,39 @@ _ROWS = 20
 
 
 def preview(
-    config_path: str | Path, workdir: str | Path, *, train_module: str = launcher.TRAIN_MODULE
+    config_path: str | Path,
+    workdir: str | Path,
+    *,
+    num_workers: int | None = None,
+    pack: int | str | None = None,
+    measure: bool = False,
+    train_module: str = launcher.TRAIN_MODULE,
 ) -> None:
     """Checks a study as a launch would, prints its trials and cost, and writes `study.json` only.
 
     Args:
       config_path: the study config.
       workdir: the study directory.
+      num_workers: how many processes are to run trials; None: as many as at a launch.
+      pack: see `launcher.launch`.
+      measure: whether to make some real steps, and to tell from them how long the study takes.
       train_module: a module with the function `validate` of train.py.
 
     Raises:
       UsageError: the study can't be run; nothing was written.
     """
     asked = specification_lib.load(config_path)
+    num_workers = num_workers or places.default_num_workers()
     specification, study = launcher.open_study(asked, workdir)
     undo = True
     try:
-        trials = launcher.extend(study.stored_trials(specification), specification)
+        stored = study.stored_trials(specification)
+        if stored:
+            pack_choice.refuse_other(pack, study.path, study.lanes)
+            pack = study.lanes
+        trials = launcher.extend(stored, specification)
+        # Before this process takes hold of the devices.
+        duration = measure and _duration(specification, trials, study, num_workers, pack)
         configs = _validate(specification, trials, train_module)
         study.write(specification, trials)
         undo = False
@@ -47,7 +67,9 @@ def preview(
         print(_table(trials))
         print()
         print(_cost(specification, trials, study))
-        print(_room(configs, Path(workdir)))
+        print(_room(configs, Path(workdir), num_workers))
+        if duration:
+            print(duration)
     finally:
         study.release(undo)
     for doubt in doubts.find(asked):
@@ -99,11 +121,47 @@ def _cost(specification: Specification, trials: Trials, study: StudyDirectory) -
     return text + (f"; {finished:,} trials are at their end already" if finished else "")
 
 
-def _room(configs: list[ConfigDict], workdir: Path) -> str:
+def _duration(
+    specification: Specification,
+    trials: Trials,
+    study: StudyDirectory,
+    num_workers: int,
+    pack: int | str | None,
+) -> str:
+    """Returns, from a few real steps, how long the trials will take that are not over."""
+    over = trial_lib.FINISHED
+    left = [row for row in trials if study.status(row["trial"])["state"] not in over]
+    if not left:
+        return "nothing is left to be run"
+    programs = sorted(jobs.by_program(left).values(), key=len, reverse=True)
+    first = programs[0][0]
+    config = specification_lib.trial_config(
+        specification.base_config, first["trial"], first["parameters"], specification.vary_seed
+    )
+    steps = [
+        specification_lib.total_steps(specification.base_config, row["parameters"]) for row in left
+    ]
+
+    def times(every: int) -> float:
+        return sum(math.ceil(number / every) for number in steps) / len(steps)
+
+    work = measurement.Work(
+        config=config_lib.to_dict(config),
+        counts=[len(program) for program in programs],
+        steps=sum(steps) / len(steps),
+        evaluations=times(config.eval_every_steps),
+        saves=times(config.checkpoint.every_steps),
+        workers=min(num_workers, len(left)),
+        pack=pack_choice.ALONE if pack is None else pack,
+    )
+    return measurement.describe(work, measurement.measure(work))
+
+
+def _room(configs: list[ConfigDict], workdir: Path, num_workers: int) -> str:
     """Returns what the study takes on disk; warns where there is less."""
     from playbook_jax import disk  # it imports jax
 
-    needed = disk.study_bytes(configs, places.default_num_workers())
+    needed = disk.study_bytes(configs, num_workers)
     free = disk.free_bytes(workdir)
     if free < needed:
         print(
