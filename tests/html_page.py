@@ -2,6 +2,7 @@
 
 import dataclasses
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 VOID = ("meta",)
 
@@ -76,8 +77,11 @@ class Page(HTMLParser):
         (element,) = self.all(name, class_, within)
         return element
 
-    def check(self):
-        """Ids are unique, links inside the page lead somewhere, and nothing is loaded from elsewhere."""
+    def check(self, directory=None):
+        """Ids are unique, links lead somewhere, and nothing is loaded from elsewhere.
+
+        Of the files below `directory`, where the page lies, any may be linked; without it, none.
+        """
         ids = [e.get("id") for e in self.elements if e.get("id")]
         assert len(set(ids)) == len(ids), sorted(ids)
         for element in self.elements:
@@ -87,7 +91,9 @@ class Page(HTMLParser):
                 assert name not in ("src", "srcset", "xlink:href", "data"), element
                 if name == "href":
                     assert element.name == "a"
-                    assert value.startswith(("#", "https://github.com/google-research/")), value
+                    known = ("#", "https://github.com/google-research/")
+                    file = directory is not None and (directory / unquote(value)).exists()
+                    assert value.startswith(known) or (file and ":" not in value), value
                     assert not value.startswith("#") or value[1:] in ids, value
                 assert "url(" not in value or value.startswith("url(#clip-"), value
         style, script = self.one("style").text, self.one("script").text

@@ -24,7 +24,6 @@ from playbook_jax.analysis.findings import (
     enough_trials,
     infeasible,
     instability,
-    late_variance,
     overfitting,
 )
 from playbook_jax.analysis.groups import Group, Member
@@ -39,9 +38,10 @@ DECISIVE = {
     infeasible.QUESTION: (ACT, LOOK),
     boundary.QUESTION: (ACT,),
     enough_trials.QUESTION: (ACT, LOOK),
-    overfitting.QUESTION: (ACT, LOOK),
-    late_variance.QUESTION: (ACT,),
+    overfitting.QUESTION: (ACT,),
 }
+# What is as bad for one value as for the others leaves the comparison fair, if less sure.
+ALIKE = (infeasible.QUESTION, enough_trials.QUESTION)
 # Runs of lengths that differ by warmup alone, which is prepended, differ by a tenth at most.
 LONGER = 1.1
 SHOWN, MENDED = 4, 3  # settings that differ, and actions, that are named
@@ -193,17 +193,25 @@ def _lost(member: Member) -> int:
 
 def _own(group: Group, found: Found) -> list[Doubt]:
     """Returns a doubt for each finding of a study that puts its best trial into question."""
-    return [
-        Doubt(
-            f"{member.label}: {unnumbered(finding.answer)}",
-            f"{member.label}: {unnumbered(finding.action)}" if finding.action else "",
-            finding.proposals,
-        )
-        for question, verdicts in DECISIVE.items()
-        for _, member in group.read
-        for finding in found[member.name]
-        if finding.question == question and finding.verdict in verdicts
-    ]
+    told = []
+    for question, verdicts in DECISIVE.items():
+        asking = [
+            (member, finding)
+            for _, member in group.read
+            for finding in found[member.name]
+            if finding.question == question and finding.verdict in verdicts
+        ]
+        if question in ALIKE and len({member.name for member, _ in asking}) == len(group.read):
+            continue
+        told += [
+            Doubt(
+                f"{member.label}: {unnumbered(finding.answer)}",
+                f"{member.label}: {unnumbered(finding.action)}" if finding.action else "",
+                finding.proposals,
+            )
+            for member, finding in asking
+        ]
+    return told
 
 
 def _improving(group: Group) -> list[Doubt]:

@@ -12,8 +12,9 @@ from typing import Any
 from etils import epath
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import hyperparameters, isolation, study as study_lib
+from playbook_jax.analysis import hyperparameters, isolation, study as study_lib, thresholds
 from playbook_jax.analysis.hyperparameters import Hyperparameter
+from playbook_jax.analysis.retrain_noise import RetrainNoise
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.errors import UsageError
 from playbook_jax.studies.arms import label
@@ -106,11 +107,29 @@ class Group:
         return study, one
 
     def _as_study(self, apart: bool) -> Study:
-        first = self.read[0][1].study.specification if self.read else {}
+        found, trials = _united(self, {i: (i + 1) * SPAN for i, _ in self.read}, apart)
         described = {k: v for k, v in self.stored.items() if k != "studies"} | {"shape": "group"}
-        offsets = {index: (index + 1) * SPAN for index, _ in self.read}
-        found, trials = _united(self, offsets, apart)
-        return Study(self.directory, first | described, (*self.scientific, *found), tuple(trials))
+        if not self.read:
+            return Study(self.directory, described, self.scientific, ())
+        first = self.read[0][1].study
+        return dataclasses.replace(
+            first,
+            directory=self.directory,
+            specification=first.specification | described,
+            hyperparameters=(*self.scientific, *found),
+            trials=tuple(trials),
+            retrain=self.retrain,
+        )
+
+    @property
+    def retrain(self) -> RetrainNoise | None:
+        """The retrain noise of the study where it is largest: a difference must be above it anywhere."""
+        known = [(m.study.retrain, m.label) for _, m in self.read if m.study.retrain is not None]
+        if not known:
+            return None
+        noise, name = max(known, key=lambda pair: pair[0].sd)
+        # Its trial has another number among those of all studies.
+        return dataclasses.replace(noise, trial=None, name=f"the best of {name}")
 
 
 def is_group(directory: epath.PathLike) -> bool:
@@ -118,15 +137,16 @@ def is_group(directory: epath.PathLike) -> bool:
     return (epath.Path(directory) / FILE_NAME).exists()
 
 
-def load(directory: epath.PathLike, known: Study | None = None) -> Group:
+def load(directory: epath.PathLike, known: Study | None = None, analysis_config: str = "") -> Group:
     """Returns the group in a directory; what cannot be read of it is among what it says.
 
     Args:
       directory: of the group.
       known: one of its studies, if it has been read already.
+      analysis_config: a file with thresholds that are not the default; empty for none.
 
     Raises:
-      UsageError: there is no group, or `group.json` is damaged.
+      UsageError: there is no group, `group.json` is damaged, or the analysis config cannot be.
     """
     directory = epath.Path(directory)
     path = directory / FILE_NAME
@@ -143,7 +163,9 @@ def load(directory: epath.PathLike, known: Study | None = None) -> Group:
             f"{path} is damaged ({type(error).__name__}: {error}); restore it, or start the group in "
             "another --workdir"
         ) from error
-    members = [_member(directory / name, values, known) for name, values in rows]
+    if analysis_config:
+        thresholds.load(analysis_config)  # that it cannot be read is no fault of a study
+    members = [_member(directory / name, values, known, analysis_config) for name, values in rows]
     found = [m.study.specification["objective"] for m in members if m.study is not None]
     objective = stored.get("objective") or (found[0] if found else None)
     if not isinstance(objective, dict) or not {"metric", "mode"} <= objective.keys():
@@ -161,13 +183,15 @@ def _scientific(name: str, rows: list[tuple[str, dict[str, Any]]]) -> Hyperparam
     return hyperparameters.parse(name, "scientific", {"values": values})
 
 
-def _member(path: epath.Path, values: dict[str, Any], known: Study | None) -> Member:
+def _member(
+    path: epath.Path, values: dict[str, Any], known: Study | None, analysis_config: str
+) -> Member:
     words = [v if isinstance(v, str) else isolation.named(n, v) for n, v in values.items()]
     name = ", ".join(words)
     if known is not None and path == known.directory:
         return Member(path.name, values, name, known)
     try:
-        return Member(path.name, values, name, study_lib.load(path))
+        return Member(path.name, values, name, study_lib.load(path, analysis_config))
     except UsageError as error:
         return Member(path.name, values, name, None, str(error))
 
@@ -182,7 +206,7 @@ def _comparable(member: Member, objective: Mapping[str, str]) -> Member:
 def whole(study: Study) -> Study | None:
     """Returns the group of a study as one study, or None where it is in none, or a study of it is gone."""
     try:
-        group = load(study.directory.parent, study)
+        group = load(study.directory.parent, study, study.analysis_config)
     except UsageError:
         return None  # no group, one of before, or of foreign hands: the study itself can be read
     studies = [member.study for member in group.members]
@@ -196,6 +220,7 @@ def whole(study: Study) -> Study | None:
         | {"goal": group.stored.get("goal"), "name": group.stored.get("name")},
         hyperparameters=(*group.scientific, *found),
         trials=tuple(trials),
+        retrain=group.retrain,
     )
 
 

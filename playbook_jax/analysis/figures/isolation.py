@@ -84,8 +84,12 @@ def _objectives(study: Study, parts: list[Slice]) -> ObjectiveAxis:
     worse = [part.interval[0 if part.maximize else 1] for part in parts]
     bests = [part.best.objective for part in parts]
     ends = [end if math.isfinite(end) else best for end, best in zip(worse, bests, strict=True)]
-    best = max(bests) if study.maximize else min(bests)
-    return objective_axis.objectives(study.metric, np.array([best, *ends]), study.maximize)
+    best, worst = (max(bests), min(bests)) if study.maximize else (min(bests), max(bests))
+    shown = objective_axis.objectives(study.metric, np.array([best, *ends]), study.maximize)
+    if shown.low <= worst <= shown.high:
+        return shown
+    # Of two values far apart both are to be seen, which the bests themselves see to.
+    return objective_axis.objectives(study.metric, np.array([*bests, *ends]), study.maximize)
 
 
 @dataclasses.dataclass(frozen=True)
