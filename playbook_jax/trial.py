@@ -67,8 +67,13 @@ def write_text(path: epath.PathLike, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new one, never a part."""
     path = epath.Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:  # a full disk, perhaps, which a part would fill even more
+        part.unlink(missing_ok=True)
+        error.filename = str(path)
+        raise
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

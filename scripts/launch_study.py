@@ -39,6 +39,12 @@ flags.DEFINE_string(
     None,
     "How many trials run in one program; auto: as a quick measurement says. Stored with the study.",
 )
+flags.DEFINE_float(
+    "silent_minutes",
+    30.0,
+    "After how many minutes without a sign of life a trial's process is killed and the trial goes on in "
+    "another one; more than compiling and one evaluation take. 0: never.",
+)
 flags.DEFINE_bool("retry_failed", False, "Run the trials that FAILED again; the others stay.")
 flags.DEFINE_string(
     "coordinator", None, "One trial on several hosts: ADDRESS:PORT of host 0, the same on all."
@@ -57,8 +63,9 @@ def main(argv: list[str]) -> int:
         raise UsageError("--workdir=DIR is missing")
     if FLAGS.workers < 0:
         raise UsageError(f"--workers={FLAGS.workers} must not be negative")
-    if not 0 <= FLAGS.trial_minutes < math.inf:
-        raise UsageError(f"--trial_minutes={FLAGS.trial_minutes:g} must not be negative")
+    for name in ("trial_minutes", "silent_minutes"):
+        if not 0 <= FLAGS[name].value < math.inf:
+            raise UsageError(f"--{name}={FLAGS[name].value:g} must not be negative")
 
     if FLAGS.measure and not FLAGS.dry_run:
         raise UsageError("--measure is for --dry_run, which launches nothing")
@@ -80,6 +87,7 @@ def main(argv: list[str]) -> int:
         "command": [word for word in command_line.command() if word != "--retry_failed"],
         "retry_failed": FLAGS.retry_failed,
         "time_limit": 60 * FLAGS.trial_minutes or math.inf,
+        "silent_limit": 60 * FLAGS.silent_minutes or math.inf,
         "pack": pack_choice.parse(FLAGS.pack),
     }
     all_hosts = hosts.find(FLAGS.coordinator, FLAGS.num_hosts, FLAGS.host, FLAGS.host_timeout)

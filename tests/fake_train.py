@@ -5,11 +5,15 @@ A trial counts its steps in a file, a line a step, from which it goes on when it
 trials that kill their worker, are infeasible, raise a UsageError, ignore requests to stop, or wait
 until another trial has started; "fail=all" fails each until a file `mended` lies beside the study.
 "die_at_the_end" kills workers at the first step after `max_train_steps`.
+At step 5 of their first run (with "forget=1", of each), "hang" does nothing any more, "freeze" stops the
+process, and "ponder" takes its time but asks whether to stop. At step 5 of "full" the disk is full, which
+"raises" does not even write down, until a file `room` lies beside the study. "chatter=1" prints, late.
 With "narrow=4", programs of more than four trials find too little memory; those of others take half a
 step longer for each trial that they have more.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -117,8 +121,20 @@ def _train(config, workdir, progress, should_stop, command, packing):
         ):
             print("out of luck")
             os.kill(os.getpid(), signal.SIGKILL)
+        first = len(trial.read_json_lines(Path(workdir) / "attempts")) == 1
+        if step == 5 and (first or "forget" in notes):
+            _wait(notes, number, should_stop)
+        if step == 5 and not mended.with_name("room").exists():
+            if notes.get("raises") == number:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if notes.get("full") == number:
+                status = trial.new_status(trial.FAILED, "disk full: nothing more", step)
+                writer.write("status.json", status)
+                return status
         time.sleep(float(notes.get("seconds", 0)))
         step += 1
+        if "chatter" in notes and step > 8:
+            print("so far, so good")
         with steps.open("a") as file:
             file.write(f"{step}\n")
         progress(step, total, "")
@@ -132,7 +148,18 @@ def _train(config, workdir, progress, should_stop, command, packing):
     return status
 
 
+def _wait(notes, number, should_stop):
+    if notes.get("hang") == number:
+        time.sleep(1000)
+    if notes.get("freeze") == number:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    deadline = time.monotonic() + 6
+    while notes.get("ponder") == number and time.monotonic() < deadline:
+        should_stop()
+        time.sleep(0.01)
+
+
 def conclude(study_directory):
     path = Path(study_directory) / "report.html"
-    path.write_text("report")
+    trial.write_text(path, "report")
     return path, "fine   All is well."

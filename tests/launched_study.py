@@ -14,8 +14,11 @@ from playbook_jax import trial
 
 # The launcher in a process of its own, with a sampler and a report that cost no second to import.
 LAUNCH = """
+import errno
 import json
 import sys
+from pathlib import Path
+from playbook_jax import trial
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import conclusion, launcher, samplers
 conclusion.REPORT_MODULE = "tests.fake_train"
@@ -23,6 +26,13 @@ samplers.ALGORITHMS["halton"] = lambda spaces, n, seed: [
     {name: space.value(i * 0.618 % 1) for name, space in spaces.items()} for i in range(n)
 ]
 train_module, config, workdir, workers, options = sys.argv[1:]
+options = json.loads(options)
+no_room_for, write_text = options.pop("no_room_for", None), trial.write_text
+def write(path, text):
+    if Path(path).name == no_room_for:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    write_text(path, text)
+trial.write_text = write
 command = ["scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}"]
 try:
     code = launcher.launch(
@@ -31,7 +41,7 @@ try:
         num_workers=int(workers),
         command=command,
         train_module=train_module,
-        **json.loads(options),
+        **options,
     )
 except UsageError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -61,7 +71,7 @@ class Study:
         self.config = write(self.directory / "study.py", **(values | changes))
 
     def start(self, workers=2, **options):
-        """Starts the launcher; `options` are those of `launcher.launch`."""
+        """Starts the launcher; `options` are those of `launcher.launch`, or `no_room_for` a file."""
         arguments = [self.train_module, self.config, self.path, str(workers), json.dumps(options)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, *arguments],

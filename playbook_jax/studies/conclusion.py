@@ -14,6 +14,7 @@ from playbook_jax.errors import UsageError
 from playbook_jax.studies import (
     best_config,
     directory,
+    full_disk,
     ledger,
     specification as specification_lib,
 )
@@ -144,7 +145,9 @@ def report(path: Path, script: Path) -> bool:
     """
     try:
         written, findings = importlib.import_module(REPORT_MODULE).conclude(path)
-    except Exception:  # whatever it is, the trials are done and their table is written
+    except Exception as error:  # whatever it is, the trials are done and their table is written
+        if full_disk.is_meant(error):
+            raise
         traceback.print_exc()
         again = shlex.join([str(script.with_name("analyze.py")), f"--study={path}"])
         print(f"The report failed; once it is mended: {again}", file=sys.stderr)

@@ -39,6 +39,10 @@ class Stop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    def ask(self) -> None:
+        """Asks the trials to save, unless somebody has done so already."""
+        self.requests = max(1, self.requests)
+
     def _count(self, number: int, frame: Any) -> None:
         self.requests += 1
 
@@ -51,6 +55,9 @@ class Listener(Protocol):
 
     def ended(self, trial: int, status: dict[str, Any]) -> None:
         """A trial has come to its end, or to where it was stopped."""
+
+    def said(self, text: str) -> None:
+        """Something has happened that is to be said in a line, and is mended already."""
 
     def failed(self, trial: int, reason: str) -> None:
         """A trial will not be tried again; nobody has written that down yet."""

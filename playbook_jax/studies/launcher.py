@@ -4,42 +4,37 @@ Non-adaptive by design: all points are known and on disk before the first trial 
 run at once does not change the study (playbook, "Why use quasi-random search").
 """
 
+import dataclasses
 import math
-import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from playbook_jax import config as config_lib, progress, trial as trial_lib
+from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.studies import (
     conclusion,
     design,
-    directory,
     doubts,
+    full_disk,
     group,
     jobs,
     pack_choice,
     specification as specification_lib,
 )
-from playbook_jax.studies.directory import Status, StudyDirectory, Trials
+from playbook_jax.studies.directory import StudyDirectory, Trials
 from playbook_jax.studies.executor import Executor, Stop, WorkersFailedError
 from playbook_jax.studies.pool import Pool
 from playbook_jax.studies.specification import Specification
+from playbook_jax.studies.tracker import FailAlikeError, Tracker
 
 TRAIN_MODULE = "playbook_jax.studies.training"
+# Long enough for what a worker does in one piece: compile, read a data set, evaluate, save.
+SILENT_LIMIT = 30 * 60.0
 COMPLETE, FAILED, INTERRUPTED = (
     trial_lib.EXIT_CODES[state]
     for state in (trial_lib.COMPLETE, trial_lib.FAILED, trial_lib.INTERRUPTED)
 )
-_TABLE_SECONDS = 2.0  # between two times that study.csv is written while trials run
-# When the first trials all fail for one reason, so will the rest: it is the program or the machine.
-_ALIKE = 3
-
-
-class FailAlikeError(RuntimeError):
-    """The first trials all FAILED for the same reason. Its text is one line."""
 
 
 def launch(
@@ -50,6 +45,7 @@ def launch(
     command: Sequence[str],
     retry_failed: bool = False,
     time_limit: float = math.inf,
+    silent_limit: float = SILENT_LIMIT,
     pack: int | str | None = None,
     train_module: str = TRAIN_MODULE,
     make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None,
@@ -63,6 +59,8 @@ def launch(
       command: what started this process, as it is to be repeated.
       retry_failed: whether trials that FAILED are run again, from their last checkpoint.
       time_limit: after how many seconds a trial saves, and ends as FAILED.
+      silent_limit: after how many seconds a worker is killed that trains and gives no sign of life; what
+        it ran goes on in another one.
       pack: how many trials run in one program, or `pack_choice.AUTO`; None: as the study was begun, a new
         one with each trial alone.
       train_module: a module like training.py.
@@ -75,20 +73,47 @@ def launch(
     Raises:
       UsageError: the study can't be run; nothing was written unless it had started.
     """
+    options = _Options(
+        num_workers,
+        command,
+        retry_failed,
+        time_limit,
+        silent_limit,
+        pack,
+        train_module,
+        make_executor,
+    )
     with Stop() as stop:
         asked = specification_lib.load(config_path)
         specification, study = open_study(asked, workdir)
-        run = _Run(specification, study, stop, command, retry_failed)
-        run.time_limit, run.doubts = time_limit, doubts.find(asked)
-        run.make_executor, run.pack = make_executor, pack
+        run = _Run(specification, study, stop, options, doubts.find(asked))
         try:
-            return run.to_the_end(num_workers, train_module)
+            return run.to_the_end()
         except (WorkersFailedError, FailAlikeError) as error:
             run.keep = True  # the log that the error names
             print(f"error: {error}", file=sys.stderr)
             return FAILED
+        except OSError as error:
+            if not full_disk.is_meant(error):
+                raise
+            name = Path(error.filename).name if error.filename else "what a study writes"
+            return run.interrupted(name)
         finally:
             run.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What `launch` was asked for, see there."""
+
+    num_workers: int
+    command: Sequence[str]
+    retry_failed: bool
+    time_limit: float
+    silent_limit: float
+    pack: int | str | None
+    train_module: str
+    make_executor: Callable[[StudyDirectory, Stop], Executor] | None
 
 
 def open_study(
@@ -118,33 +143,20 @@ class _Run:
 
     Attributes:
       keep: whether the study directory stays as it is, even if no trial has started.
-      time_limit: see `launch`.
-      doubts: what to say about a study before its first trial.
-      make_executor: see `launch`.
-      pack: see `launch`.
     """
-
-    time_limit = math.inf
-    doubts: Sequence[str] = ()
-    pack: int | str | None = None
-    make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None
 
     def __init__(
         self,
         specification: Specification,
         study: StudyDirectory,
         stop: Stop,
-        command: Sequence[str],
-        retry_failed: bool,
+        options: _Options,
+        doubts: Sequence[str],
     ) -> None:
         self._specification, self._study, self._stop = specification, study, stop
-        self._command = list(command)
-        self._over = set(trial_lib.FINISHED) - ({trial_lib.FAILED} if retry_failed else set())
-        # Of the trials that ended in this run: "", or why they failed.
-        self._outcomes: list[str] = []
+        self._options, self._doubts = options, doubts
+        self._tracker = Tracker(specification, study, stop, options.command, options.retry_failed)
         self._executor: Executor | None = None
-        self._trials: Trials = []
-        self._statuses: dict[int, Status] = {}
         self.keep = False
 
     def close(self) -> None:
@@ -153,50 +165,57 @@ class _Run:
             self._executor.close()
         self._study.release(undo=not self.keep)
 
-    def to_the_end(self, num_workers: int, train_module: str) -> int:
+    def to_the_end(self) -> int:
         """Prepares, runs the trials, and concludes; returns the exit code."""
+        tracker = self._tracker
         stored = self._study.stored_trials(self._specification)
         self.keep = bool(stored)
-        self._statuses = {row["trial"]: self._study.status(row["trial"]) for row in stored}
-        self._num_finished = sum(s["state"] in self._over for s in self._statuses.values())
+        tracker.add(stored, stored=True)
         if stored:
-            pack_choice.refuse_other(self.pack, self._study.path, self._study.lanes)
-        elif isinstance(self.pack, int):
-            self._study.lanes = self.pack
-        left = self._specification.num_trials - self._num_finished
+            pack_choice.refuse_other(self._options.pack, self._study.path, self._study.lanes)
+        elif isinstance(self._options.pack, int):
+            self._study.lanes = self._options.pack
+        left = self._specification.num_trials - tracker.num_finished
         if left:  # first of all: what the workers import takes longer than what follows here
-            self._executor = (
-                self.make_executor(self._study, self._stop)
-                if self.make_executor
-                else Pool(
-                    min(num_workers, self._most_jobs(left)),
-                    self._study.logs,
-                    train_module,
-                    self._study.lock.fd,
-                    self._stop,
-                )
-            )
-        self._trials = extend(stored, self._specification)
-        for row in self._trials[len(stored) :]:
-            self._statuses[row["trial"]] = trial_lib.new_status()
-        waiting = [t for t in self._trials if self._statuses[t["trial"]]["state"] not in self._over]
-        if self._executor:
-            pack_choice.refuse_where_impossible(self._executor, self._study.lanes, self.pack)
-            if not self._executor.validate(self._shared(), waiting):
-                return self._interrupted()
-            if self.pack == pack_choice.AUTO and not stored:
-                self._study.lanes = pack_choice.measure(self._executor, self._trials)
-                if self._stop.requests:
-                    return self._interrupted()
-            if self._study.lanes > 1:
-                self._executor.pack(self._study.lanes, self._trials)
-        self._study.write(self._specification, self._trials)
+            self._executor = self._make_executor(left)
+        tracker.add(extend(stored, self._specification)[len(stored) :], stored=False)
+        if self._executor and not self._prepare(begun=bool(stored)):
+            return self.interrupted()
+        self._study.write(self._specification, tracker.trials)
         self.keep = True
-        for doubt in () if stored else self.doubts:
+        for doubt in () if stored else self._doubts:
             print(f"warning: {doubt}", file=sys.stderr)
-        if self._executor and not self._run_trials(waiting):
-            return self._interrupted()
+        if self._executor and not tracker.run(self._executor):
+            return self.interrupted()
         return self._conclude()
+
+    def _make_executor(self, left: int) -> Executor:
+        options = self._options
+        if options.make_executor:
+            executor = options.make_executor(self._study, self._stop)
+        else:
+            executor = Pool(
+                min(options.num_workers, self._most_jobs(left)),
+                self._study.logs,
+                options.train_module,
+                self._study.lock.fd,
+                self._stop,
+            )
+        if isinstance(executor, Pool):
+            executor.silent_limit = options.silent_limit
+        return executor
+
+    def _prepare(self, begun: bool) -> bool:
+        """Has the executor check all configs and see how trials are packed; False when stopped."""
+        executor, study, pack = self._executor, self._study, self._options.pack
+        pack_choice.refuse_where_impossible(executor, study.lanes, pack)
+        if not executor.validate(self._shared(), self._tracker.waiting):
+            return False
+        if pack == pack_choice.AUTO and not begun:
+            study.lanes = pack_choice.measure(executor, self._tracker.trials)
+        if study.lanes > pack_choice.ALONE:
+            executor.pack(study.lanes, self._tracker.trials)
+        return not self._stop.requests
 
     def _most_jobs(self, left: int) -> int:
         """Returns as how many jobs so many trials can be run at most."""
@@ -209,84 +228,26 @@ class _Run:
         return {
             "base_config": config_lib.to_dict(self._specification.base_config),
             "vary_seed": self._specification.vary_seed,
-            "command": self._command,
-            "time_limit": self.time_limit,
+            "command": list(self._options.command),
+            "time_limit": self._options.time_limit,
         }
 
-    def _run_trials(self, waiting: Trials) -> bool:
-        self._steps = {
-            t["trial"]: specification_lib.total_steps(
-                self._specification.base_config, t["parameters"]
-            )
-            for t in self._trials
-        }
-        left = sum(self._steps[t["trial"]] for t in waiting)
-        self._total = sum(self._steps.values())
-        self._done = self._total - left
-        self._made: dict[int, int] = {}  # by trials that run
-        self._best = directory.best(self._statuses, self._specification.objective["mode"])
-        self._table_time = time.monotonic()
-        self._line = progress.Line(self._total, "steps", done=self._done)
-        try:
-            return self._executor.run(waiting, self._study.trial_directory, self)
-        finally:
-            self._line.close()
+    def interrupted(self, no_room_for: str = "") -> int:
+        """Ends a run that has to wait, or was told to; returns the exit code.
 
-    def step(self, trial: int, step: int) -> None:
-        """Implements `executor.Listener`."""
-        self._made[trial] = step
-        self._show()
-
-    def ended(self, trial: int, status: Status) -> None:
-        """Implements `executor.Listener`."""
-        self._made.pop(trial, None)
-        self._statuses[trial] = status
-        if status["state"] in trial_lib.FINISHED:
-            self._num_finished += 1
-            # One that ended early counts whole: its steps need not be made any more.
-            self._done += self._steps[trial]
-            pair = {t: self._statuses[t] for t in (self._best, trial) if t is not None}
-            self._best = directory.best(pair, self._specification.objective["mode"])
-            self._check_outcomes(status)
-        self._show()
-        if time.monotonic() - self._table_time > _TABLE_SECONDS:
-            self._study.write_table(self._trials, self._statuses)
-            self._table_time = time.monotonic()
-
-    def _check_outcomes(self, status: Status) -> None:
-        """Raises a FailAlikeError where the first trials of this run have all failed alike."""
-        self._outcomes.append(status["reason"] if status["state"] == trial_lib.FAILED else "")
-        first = {re.sub(r"\d+", "#", reason) for reason in self._outcomes[:_ALIKE]}
-        if len(self._outcomes) >= _ALIKE and len(first) == 1 and "" not in first:
-            self._study.write_table(self._trials, self._statuses)
-            raise FailAlikeError(
-                f"the first {_ALIKE} trials all FAILED alike, so the others wait: {status['reason']} "
-                f"(see {self._study.logs}). Once it is mended: "
-                f"{shlex.join([*self._command, '--retry_failed'])}"
-            )
-
-    def failed(self, trial: int, reason: str) -> None:
-        """Implements `executor.Listener`."""
-        config = specification_lib.trial_config(
-            self._specification.base_config,
-            trial,
-            self._trials[trial]["parameters"],
-            self._specification.vary_seed,
-        )
-        self.ended(trial, self._study.fail(trial, config_lib.to_dict(config), reason))
-
-    def _show(self) -> None:
-        text = f"{self._num_finished}/{len(self._trials)} trials"
-        if self._best is not None:
-            text += f" · best {self._statuses[self._best]['objective']:.4g}"
-        self._line.update(self._done + sum(self._made.values()), text)
-
-    def _interrupted(self) -> int:
-        if self.keep:
-            self._study.write_table(self._trials, self._statuses)
+        Args:
+          no_room_for: what was not written because the disk is full, if it was that.
+        """
+        tracker = self._tracker
+        if no_room_for:
+            tracker.pause(no_room_for)
+        elif self.keep:
+            tracker.write_table()
+        if tracker.paused:
+            print(f"error: {tracker.paused}", file=sys.stderr)
         total = self._specification.num_trials
-        print(f"Stopped with {self._num_finished} of {total} trials at their end.")
-        print(f"Continue with: {shlex.join(self._command)}")
+        print(f"Stopped with {tracker.num_finished} of {total} trials at their end.")
+        print(f"Continue with: {shlex.join(self._options.command)}")
         return INTERRUPTED
 
     def _conclude(self) -> int:
@@ -294,7 +255,10 @@ class _Run:
             self._executor.close()
         is_group = isinstance(self._study, group.GroupDirectory)
         reported = (group if is_group else conclusion).conclude(
-            self._study, self._specification, self._trials, self._statuses, self._command
+            self._study,
+            self._specification,
+            self._tracker.trials,
+            self._tracker.statuses,
+            self._options.command,
         )
-        failed = any(s["state"] == trial_lib.FAILED for s in self._statuses.values())
-        return FAILED if failed or not reported else COMPLETE
+        return FAILED if self._tracker.any_failed or not reported else COMPLETE

@@ -1,5 +1,6 @@
 """One launcher a study: a lock on the study directory, held by the launcher and its workers."""
 
+import contextlib
 import fcntl
 import os
 import time
@@ -42,7 +43,8 @@ class Lock:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self.fd).st_ino == os.stat(self._path).st_ino:
                 os.ftruncate(self.fd, 0)
-                os.pwrite(self.fd, str(os.getpid()).encode(), 0)
+                with contextlib.suppress(OSError):  # on a full disk the lock holds as well without
+                    os.pwrite(self.fd, str(os.getpid()).encode(), 0)
                 return True
         except (BlockingIOError, FileNotFoundError):
             pass  # held by another, or let go (and its file removed) just before

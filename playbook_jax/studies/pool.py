@@ -1,6 +1,9 @@
 """The workers of a study on this machine: given trials, told to stop, replaced when they die."""
 
+import math
 import selectors
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ _MAX_FALSE_STARTS = 3  # workers on end that died before they were ready
 # As trial.py has it, which takes NumPy along: the workers start before that is imported.
 INTERRUPTED = "INTERRUPTED"
 _WAIT_SECONDS = 0.2  # how late a request to stop may be seen
+# Of the time in which this process itself did not look, no more counts as silence of a worker.
+_LOOK_SECONDS = 1.0
 
 
 class Pool:
@@ -25,7 +30,11 @@ class Pool:
 
     Attributes:
       size: how many.
+      silent_limit: after how many seconds a worker is killed that says nothing though it has something to
+        do; while it trains it does at least once a second, unless it compiles, evaluates or saves.
     """
+
+    silent_limit = math.inf
 
     def __init__(self, size: int, logs: Path, train_module: str, keep: int, stop: Stop) -> None:
         """Starts the workers, which begin to import what they need.
@@ -42,6 +51,10 @@ class Pool:
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, WorkerProcess] = {}
         self._false_starts = 0
+        self._silence: dict[int, float] = {}  # in seconds, of the workers that have said something
+        self._looked = time.monotonic()
+        self._measured = Measured(over=True)
+        self._listener: Listener | None = None
         self._make_jobs: Callable[[Sequence[Trial]], list[Job]] = lambda w: jobs.make(w, w, 1)
         for index in range(size):
             self._start(index)
@@ -155,13 +168,37 @@ class Pool:
         """Gives what the workers say, None for one that has ended, waiting a little for some."""
         for key, _ in self._selector.select(_WAIT_SECONDS):
             messages = key.data.receive()
+            self._silence[key.data.index] = 0.0
             for message in [None] if messages is None else messages:
                 yield key.data, message
+        self._watch()
+
+    def _watch(self) -> None:
+        """Kills workers that have been silent for too long; that they end is then told like any end."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, _LOOK_SECONDS), now
+        for index in self._silence.keys() & self._workers.keys():
+            worker = self._workers[index]
+            measures = index == 0 and not self._measured.over
+            busy = worker.job or measures or not worker.ready
+            self._silence[index] = self._silence[index] + passed if busy else 0.0
+            if self._silence[index] > self.silent_limit:
+                del self._silence[index]
+                silence = f"silent for {self.silent_limit / 60:.3g} minutes"
+                worker.kill(silence)
+                self._say(f"worker {index} was {silence} and was killed{_what(worker)}")
+
+    def _say(self, text: str) -> None:
+        if self._listener:
+            self._listener.said(text)
+        else:
+            print(text, file=sys.stderr)
 
     def _give(self, worker: WorkerProcess, directory: Callable[[int], Path]) -> None:
         others = self._workers.values()
         elsewhere = {program for other in others for program in other.programs}
         worker.job = self._queue.take(worker.programs, elsewhere)
+        self._silence[worker.index] = 0.0
         worker.send(**worker.job.message(directory))
 
     def _hear(self, worker: WorkerProcess, message: Message) -> None:
@@ -198,6 +235,7 @@ class Pool:
           WorkersFailedError: one worker after the other dies before it is ready.
         """
         del self._workers[worker.index]
+        self._silence.pop(worker.index, None)
         self._selector.unregister(worker.answers)
         how = worker.close()
         self._false_starts += not worker.ready
@@ -223,3 +261,13 @@ class Pool:
         times = f"its worker ended {MAX_RETRIES + 1} times"
         for trial in job.trials:
             self._listener.failed(trial["trial"], f"{times} ({how}); see {worker.log}")
+
+
+def _what(worker: WorkerProcess) -> str:
+    """Returns what a worker was at, behind what has happened to it."""
+    if not worker.job:
+        return f"; see {worker.log}"
+    numbers = ", ".join(str(trial["trial"]) for trial in worker.job.trials)
+    last = worker.job.attempts == MAX_RETRIES
+    then = f"has been tried {MAX_RETRIES + 1} times" if last else "goes on in another one"
+    return f"; trial {numbers} {then} (see {worker.log})"

@@ -9,8 +9,12 @@ from typing import Any
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.errors import UsageError
+from playbook_jax.studies import full_disk
 
 PROGRESS_SECONDS = 0.25  # between two messages on how far a trial is
+BEAT_SECONDS = (
+    1.0  # without another message, after which the launcher hears that the training goes on
+)
 
 
 class Running:
@@ -34,19 +38,23 @@ class Running:
         self._left = {i: trial for i, trial in enumerate(lanes) if trial is not None}
         self._trials = {i: trial["trial"] for i, trial in self._left.items()}
         self._time_limit, self._stop, self._answer = time_limit, stop, answer
-        self._began = time.monotonic()
+        self._began = self._beat = time.monotonic()
         self._said = dict.fromkeys(self._left, self._began)
 
     def progress(self, lane: int, step: int) -> None:
         """Takes how many updates a trial has made."""
         now = time.monotonic()
         if now - self._said[lane] > PROGRESS_SECONDS:
-            self._said[lane] = now
+            self._said[lane] = self._beat = now
             self._answer(kind="step", trial=self._trials[lane], step=step)
 
     def should_stop(self) -> bool:
-        """Returns whether the trials are to save and end."""
-        return self._stop.is_set() or time.monotonic() - self._began > self._time_limit
+        """Returns whether the trials are to save and end; asked between the steps, it is a heartbeat."""
+        now = time.monotonic()
+        if now - self._beat > BEAT_SECONDS:
+            self._beat = now
+            self._answer(kind="alive")
+        return self._stop.is_set() or now - self._began > self._time_limit
 
     def ended(self, lane: int, status: Mapping[str, Any]) -> None:
         """Takes how a trial has ended; what it is told a second time is no news."""
@@ -64,9 +72,23 @@ class Running:
         """Tells the launcher why the trials could not be run, or that they are over."""
         try:
             yield
-        except UsageError as error:
+        except (UsageError, OSError) as error:
+            if full_disk.is_meant(error):
+                self._end_all()
+                return
+            if isinstance(error, OSError):
+                raise
             numbers = ", ".join(map(str, self._trials.values()))
             word = "trial" if len(self._trials) == 1 else "trials"
             self._answer(kind="usage_error", error=f"{word} {numbers}: {error}")
             return
+        self._answer(kind="over")
+
+    def _end_all(self) -> None:
+        """Says that those that are left met a full disk, on which that can't be written down."""
+        reason = f"{full_disk.REASON}: nothing more can be written"
+        for trial in self._left.values():
+            status = trial_lib.new_status(trial_lib.FAILED, reason)
+            self._answer(kind="status", trial=trial["trial"], status=status)
+        self._left = {}
         self._answer(kind="over")

@@ -9,6 +9,7 @@ the worker's log. The end of standard input means that the launcher is gone, and
 once: nothing is lost, for a trial can be killed anywhere.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,9 +17,11 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import Any
 
+_BEAT_SECONDS = 1.0  # between two signs of life while many configs are checked
 _WAIT_SECONDS = 0.25  # how late a request to stop may be seen where nothing runs
 NO_CORE = -1
 
@@ -87,7 +90,11 @@ class _Worker:
         """Checks the configs of all these trials; answers with the first thing that is wrong."""
         from playbook_jax.errors import UsageError
 
+        beat = time.monotonic()
         for trial in trials:
+            if time.monotonic() - beat > _BEAT_SECONDS:
+                beat = time.monotonic()
+                self._answer(kind="alive")
             try:
                 self._train.validate(self._config(**trial))
             except UsageError as error:
@@ -167,7 +174,8 @@ def main(descriptor: str, core: str, train_module: str) -> None:
         _Worker(int(descriptor), train_module).run()
         code = 0
     except BaseException:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # where the log has no room for it
+            traceback.print_exc()
     # Not by the interpreter's own way out, which takes its time, and aborts while a thread reads.
     os._exit(code)
 

@@ -47,7 +47,7 @@ class WorkerProcess:
         self.ready = False
         self.job: Job | None = None
         self.programs: set[str] = set()
-        self._text = b""
+        self._text, self._killed = b"", ""
         self.answers, theirs = os.pipe()
         core = NO_CORE if place.core is None else place.core
         command = [sys.executable, "-u", "-m", "playbook_jax.studies.worker"]
@@ -82,6 +82,11 @@ class WorkerProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
+    def kill(self, why: str) -> None:
+        """Has the process end, whatever it is at; `close` will say why."""
+        self._killed = why
+        self._process.kill()
+
     def close(self) -> str:
         """Ends the process; returns how it ended, in words."""
         self.hang_up()
@@ -90,7 +95,14 @@ class WorkerProcess:
             code = self._process.wait(_PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
+            try:
+                code = self._process.wait(_PATIENCE_SECONDS)
+            except (
+                subprocess.TimeoutExpired
+            ):  # in the system's hands, as where a disk does not answer
+                return "it can't be killed"
+        if self._killed:
+            return f"{self._killed}, then killed"
         if code >= 0:
             return f"exit code {code}"
         name = signal.Signals(-code).name
