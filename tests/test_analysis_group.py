@@ -22,7 +22,9 @@ from playbook_jax.analysis import (
     groups,
     isolation,
     next_study,
+    replicate_statistics,
     report,
+    retrain_noise,
 )
 from playbook_jax.analysis.findings import (
     ACT,
@@ -397,6 +399,36 @@ def test_the_launcher_and_analyze_write_it(pair, tmp_path):
     assert "nesterov beats adam by" in done.stdout
     assert done.stdout.endswith(f"Report: {tmp_path / 'g' / 'report.html'}\n")
     assert len(list(tmp_path.rglob("report.html"))) == 3
+
+
+def noisy(study, sd):
+    """The study with a retrain noise of five runs."""
+    objectives = study.best.objective + sd * np.array([-1.0, -0.5, 0.0, 0.5, 1.0]) * np.sqrt(1.6)
+    spread = replicate_statistics.spread(objectives)
+    assert np.isclose(spread.sd, sd)
+    noise = retrain_noise.RetrainNoise(study.best.number, "trial 4", "there", objectives, spread)
+    return dataclasses.replace(study, retrain=noise)
+
+
+@pytest.mark.parametrize(("part", "told"), [(0.4, True), (0.5, False)])
+def test_a_difference_within_retrain_noise_is_not_told(reading, part, told):
+    # Two runs that are alike differ by √2 standard deviations, in 5 % by 1.645 times as much: a difference
+    # is told if it is above 2.33 standard deviations, so that one is less than 0.43 of it.
+    bests = [m.study.best.objective for _, m in reading.group.read]
+    members = list(reading.group.members)
+    study = noisy(members[1].study, part * (bests[1] - bests[0]))
+    members[1] = dataclasses.replace(members[1], study=study)
+    group = dataclasses.replace(reading.group, members=tuple(members))
+    assert group.joined.retrain.name == "the best of adam"
+    answer = group_findings.read(group).together[-1]
+    assert answer.evidence[-1].startswith(
+        "Trained again with other seeds, the best of adam scatters by"
+    )
+    assert answer.verdict == (FINE if told else CANNOT_TELL)
+    assert ("within what training them again may change" in answer.answer) == (not told)
+    if not told:
+        # n = 2 sd² ((1.645 + 0.842) / gain)² + 1.645² / 4 = 3.8 (Guenther)
+        assert "with other seeds, 4 times or so each" in answer.action
 
 
 # The next group.

@@ -14,7 +14,13 @@ from typing import Any
 from etils import epath
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import groups, hyperparameters, numerals, study as study_lib
+from playbook_jax.analysis import (
+    groups,
+    hyperparameters,
+    numerals,
+    retrain_difference,
+    study as study_lib,
+)
 from playbook_jax.analysis.fairness import Doubt
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question, isolation
 from playbook_jax.analysis.groups import Group, Member
@@ -215,7 +221,9 @@ def check(compared: Comparison) -> list[Finding]:
 def _judged(pair: Pair, doubts: Sequence[Doubt]) -> Finding:
     # They have been told already, all of them.
     above = Doubt("see the question above.", "Mend first what speaks against the comparison.")
-    found = isolation.of(*pair.equal.arms, [above] if doubts else [])
+    joined, h = pair.equal.arms
+    found = isolation.of(joined, h, [above] if doubts else [])
+    found = retrain_difference.weigh(joined, h, found)
     sizes = _sizes(pair.equal)
     told = f"Compared are the first {numerals.plural(sizes[0], 'trial')} of each that ended."
     if len(sizes) > 1:
