@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from playbook_jax import trial as trial_lib
+from playbook_jax import stored_format, trial as trial_lib
 from playbook_jax.analysis import hyperparameters, isolation, study as study_lib, thresholds
 from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.retrain_noise import RetrainNoise
@@ -153,6 +153,7 @@ def load(directory: epath.PathLike, known: Study | None = None, analysis_config:
     stored = trial_lib.read_json(path)
     if stored is None and not path.exists():
         raise UsageError(f"{directory} holds no group: it has no {FILE_NAME}")
+    stored_format.refuse_newer(path, stored, stored_format.GROUP)
     try:
         rows = [(str(row["directory"]), dict(row["values"])) for row in stored["studies"]]
         scientific = tuple(_scientific(name, rows) for name in stored["scientific"])

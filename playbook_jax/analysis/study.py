@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from playbook_jax import trial as trial_lib
+from playbook_jax import stored_format, trial as trial_lib
 from playbook_jax.analysis import (
     hyperparameters,
     numerals,
@@ -223,6 +223,7 @@ def load(
         kind = "holds no study: it has no study.json" if directory.exists() else "does not exist"
         raise UsageError(f"{directory} {kind}; give the --workdir of scripts/launch_study.py")
     stored = trial_lib.read_json(path)
+    stored_format.refuse_newer(path, stored, stored_format.STUDY)
     try:
         specification = stored["specification"]
         if specification["objective"]["mode"] not in ("min", "max"):

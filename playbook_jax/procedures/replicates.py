@@ -22,13 +22,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import config as config_lib, stored_format, trial as trial_lib
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.adoption import BASELINE, CANDIDATE, NOTHING, SEED, SIDES
 from playbook_jax.errors import UsageError, unknown
 from playbook_jax.studies import ledger
 
-FORMAT = 1
+FORMAT = stored_format.REPLICATES
 FILE_NAME = "replicates.json"
 BEST = "best"
 _SEEDS = 2**32
@@ -179,6 +179,7 @@ def from_anywhere(path: str, vary: str = SEED) -> Configuration:
     place = Path(path)
     if (place / FILE_NAME).exists():
         stored = trial_lib.read_json(place / FILE_NAME)
+        stored_format.refuse_newer(place / FILE_NAME, stored, FORMAT)
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise UsageError(f"--baseline: {place / FILE_NAME} cannot be read")
         if stored["vary"] != vary:
@@ -256,6 +257,7 @@ def _to_dict(asked: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_same(stored: Any, values: Mapping[str, Any], workdir: str | Path) -> None:
     """Raises a UsageError where a directory's replicates are not those that are asked for."""
+    stored_format.refuse_newer(Path(workdir) / FILE_NAME, stored, FORMAT)
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise UsageError(f"{Path(workdir) / FILE_NAME} cannot be read; use another --workdir")
     if stored["vary"] != values["vary"]:

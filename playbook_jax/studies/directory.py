@@ -16,13 +16,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import config as config_lib, stored_format, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import leases, search_space
 from playbook_jax.studies.lock import Lock
 from playbook_jax.studies.specification import Specification
 
-FORMAT = 1
+FORMAT = stored_format.STUDY
 STATUS_COLUMNS = ("state", "reason", "step", "best_step", "objective")
 _OURS = {"study.json", "trials", "study.csv", "best_config.py", "report.html", "logs"}
 
@@ -112,6 +112,7 @@ class StudyDirectory:
         if not path.exists():
             return []
         stored = trial_lib.read_json(path)
+        stored_format.refuse_newer(path, stored, FORMAT)
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise UsageError(f"{path} cannot be read as a study; use another --workdir")
         trials = [

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import config as config_lib, stored_format, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import arms, conclusion, conditions, design, directory, grid
 from playbook_jax.studies.directory import Status, StudyDirectory, Trials
@@ -39,7 +39,7 @@ from playbook_jax.studies.samplers import LIST
 from playbook_jax.studies.search_space import Space
 from playbook_jax.studies.specification import JOINT, Specification
 
-FORMAT = 1
+FORMAT = stored_format.GROUP
 FILE_NAME = "group.json"
 _OURS = {FILE_NAME, "group.csv", "report.html", "logs"}
 
@@ -211,6 +211,7 @@ class GroupDirectory(StudyDirectory):
         if not path.exists():
             return
         stored = trial_lib.read_json(path, {})
+        stored_format.refuse_newer(path, stored, FORMAT)
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise UsageError(f"{path} cannot be read as a group; use another --workdir")
         old = [study["directory"] for study in stored["studies"]]

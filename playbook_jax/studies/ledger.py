@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import trial as trial_lib
+from playbook_jax import stored_format, trial as trial_lib
 from playbook_jax.errors import UsageError
 
 FILE_NAME = "ledger.csv"
@@ -91,9 +91,10 @@ def read(path: str | Path) -> Study:
       UsageError: there is none.
     """
     path = Path(path)
-    if not _is_ours(path / "study.json"):
-        raise UsageError(f"{path} holds no study; give the --workdir of scripts/launch_study.py")
     stored = trial_lib.read_json(path / "study.json")
+    stored_format.refuse_newer(path / "study.json", stored, stored_format.STUDY)
+    if not _is_ours(stored):
+        raise UsageError(f"{path} holds no study; give the --workdir of scripts/launch_study.py")
     study = Study(path, stored["specification"], stored["trials"], [])
     for index in range(len(study.trials)):
         status = trial_lib.read_json(study.trial_directory(index) / "status.json", _NEVER_FINISHED)
@@ -104,7 +105,7 @@ def read(path: str | Path) -> Study:
 def find(root: str | Path) -> list[Study]:
     """Returns the studies right below `root`, those of groups among them, by path.
 
-    A `study.json` of something else is passed over.
+    A `study.json` of something else, or of a newer version, is passed over.
 
     Raises:
       UsageError: `root` is no directory.
@@ -116,11 +117,14 @@ def find(root: str | Path) -> list[Study]:
     if (root / "group.json").exists():
         groups.append(root)
     paths = {*root.glob("*/study.json"), *(p for g in groups for p in g.glob("*/study.json"))}
-    return [read(path.parent) for path in sorted(paths) if _is_ours(path)]
+    return [read(path.parent) for path in sorted(paths) if _can_be_read(trial_lib.read_json(path))]
 
 
-def _is_ours(path: Path) -> bool:
-    stored = trial_lib.read_json(path)
+def _can_be_read(stored: Any) -> bool:
+    return _is_ours(stored) and not stored_format.is_newer(stored, stored_format.STUDY)
+
+
+def _is_ours(stored: Any) -> bool:
     return isinstance(stored, dict) and {"specification", "trials"} <= stored.keys()
 
 

@@ -1,0 +1,32 @@
+"""Files that say in which format they are written: whether this version of the program can read them.
+
+`study.json`, `group.json` and `replicates.json` have a number, `format`, that grows when a reader of the
+older one would take the newer one for something that it is not.
+"""
+
+from os import PathLike
+from typing import Any
+
+from playbook_jax.errors import UsageError
+
+STUDY = GROUP = REPLICATES = 1  # the formats that this version writes
+
+
+def is_newer(stored: Any, known: int) -> bool:
+    """Says whether a file holds what only a newer version can read.
+
+    Args:
+      stored: the JSON that it holds, or None.
+      known: the last format that this version knows.
+    """
+    number = stored.get("format") if isinstance(stored, dict) else None
+    return isinstance(number, int) and not isinstance(number, bool) and number > known
+
+
+def refuse_newer(path: str | PathLike[str], stored: Any, known: int) -> None:
+    """Raises a UsageError where a newer version wrote the file at `path`; see `is_newer`."""
+    if is_newer(stored, known):
+        raise UsageError(
+            f"{path} was written by a newer version of this program (format {stored['format']}; this one "
+            f"reads {known}); update this checkout, or use another directory"
+        )
