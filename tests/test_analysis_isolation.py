@@ -302,8 +302,9 @@ def test_a_group_is_compared_in_the_report_of_each_of_its_studies(tmp_path):
             f"{RATE}@norm=pre",
             f"{RATE}@norm=post",
         ]
+        report.conclude(tmp_path)  # it links the report of the group
         read = Page(report.write(path).read_text())
-        read.check()
+        read.check(path)
         labels = read.all("text", "label", within=f"isolation-{NORM}")
         assert [e.text for e in labels] == [str(t.number) for t in bests]
         # Only marks of this study's own trials are lit with them.

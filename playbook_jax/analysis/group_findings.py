@@ -9,7 +9,7 @@ import dataclasses
 
 from playbook_jax.analysis import findings, group_fairness, retrain_difference
 from playbook_jax.analysis.fairness import Doubt
-from playbook_jax.analysis.findings import Finding, isolation
+from playbook_jax.analysis.findings import ACT, LOOK, Finding, isolation
 from playbook_jax.analysis.groups import Group
 from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.study import Study
@@ -33,7 +33,8 @@ class Reading:
 
     def problems(self, name: str) -> list[Finding]:
         """Returns what asks for something in a study itself, the pressing first."""
-        return [f for f in findings.to_do(self.found[name]) if f.playbook != isolation.PLAYBOOK]
+        asking = [f for f in findings.to_do(self.found[name]) if f.verdict in (ACT, LOOK)]
+        return [f for f in asking if f.playbook != isolation.PLAYBOOK]
 
 
 def read(group: Group) -> Reading:

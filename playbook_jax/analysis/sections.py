@@ -16,12 +16,15 @@ _VERDICTS = {
 }
 
 
+GROUP_REPORT = "report.html"  # in the directory above, see group_report.py
 SHOWN_VALUES = 10  # hyperparameters of the best trial, in the answer
 
 
 def question(study: Study) -> str:
     """Returns the title: the study's goal."""
     over = f"Study {escape(study.name)}, {numerals.plural(len(study.trials), 'trial')}"
+    if study.group is not None:
+        over += f', one of a <a href="../{GROUP_REPORT}">group</a>'
     goal = study.goal or f"Study {study.name}"
     return tag("header", tag("p", over, class_="over") + tag("h1", escape(goal)))
 
