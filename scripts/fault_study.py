@@ -29,6 +29,7 @@ flags.DEFINE_integer("kills", 50, "How often something is killed.", lower_bound=
 flags.DEFINE_integer("trials", 40, "How many trials the study has.", lower_bound=1)
 flags.DEFINE_integer("steps", 20_000, "How many updates each makes.", lower_bound=1)
 flags.DEFINE_integer("workers", 2, "How many processes run trials.", lower_bound=1)
+flags.DEFINE_integer("pack", 1, "How many trials run in one program.", lower_bound=1)
 flags.DEFINE_integer("fault_seed", 0, "Of the moments and victims.")
 
 
@@ -42,14 +43,14 @@ def main(argv: Sequence[str]) -> int:
     place = Path(FLAGS.workdir).resolve()
     place.mkdir(parents=True)
     config = write_config(place / "study.py", FLAGS.trials, FLAGS.steps)
-    alone, starting, running = left_alone(config, place / "alone", FLAGS.workers)
+    alone, starting, running = left_alone(config, place / "alone", FLAGS.workers, FLAGS.pack)
     print(f"Left alone, it starts for {starting:.1f} s and runs for {running:.1f} s.", flush=True)
     choice = random.Random(FLAGS.fault_seed)
     faults = draw(FLAGS.kills, starting, running, choice)
-    killed = Study(config, place / "killed", FLAGS.workers)
+    killed = Study(config, place / "killed", FLAGS.workers, FLAGS.pack)
     record = disturb(killed, faults, choice)
     print(table(alone, killed, record))
-    wrong = judge(alone, killed, record, FLAGS.workers)
+    wrong = judge(alone, killed, record, FLAGS.workers * FLAGS.pack)
     print(*(wrong or ["Every bit is the same as in the study left alone."]), sep="\n")
     return 1 if wrong else 0
 

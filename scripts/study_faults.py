@@ -70,10 +70,11 @@ class Study:
       spared: how many workers have been killed since it was started.
     """
 
-    def __init__(self, config: Path, path: Path, workers: int) -> None:
-        """Starts nothing yet."""
+    def __init__(self, config: Path, path: Path, workers: int, pack: int = 1) -> None:
+        """Starts nothing yet; see the flags of scripts/launch_study.py."""
         self.path = path
         arguments = [f"--config={config}", f"--workdir={path}", f"--workers={workers}"]
+        arguments += [f"--pack={pack}"] if pack > 1 else []
         self._command = [sys.executable, str(ROOT / "scripts/launch_study.py"), *arguments]
         self.processes: set[int] = set()
         self.launcher: subprocess.Popen | None = None
@@ -252,13 +253,13 @@ def write_config(path: Path, trials: int, steps: int) -> Path:
     return path
 
 
-def left_alone(config: Path, path: Path, workers: int) -> tuple[Study, float, float]:
+def left_alone(config: Path, path: Path, workers: int, pack: int = 1) -> tuple[Study, float, float]:
     """Runs the study; returns it, the seconds until its first trial began, and those after it.
 
     Raises:
       UsageError: it does not come to its end.
     """
-    study = Study(config, path, workers)
+    study = Study(config, path, workers, pack)
     study.launch()
     began = time.monotonic()
     while study.launcher.poll() is None and not study.has_begun():
@@ -345,8 +346,15 @@ def _wait(study: Study, fault: Fault) -> bool:
     return False
 
 
-def judge(alone: Study, killed: Study, record: Record, workers: int) -> list[str]:
-    """Returns what is wrong with a study that was killed, beside one that was left alone."""
+def judge(alone: Study, killed: Study, record: Record, at_once: int) -> list[str]:
+    """Returns what is wrong with a study that was killed, beside one that was left alone.
+
+    Args:
+      alone: the study that was left alone.
+      killed: the same study.
+      record: what was seen of it.
+      at_once: how many trials run at a time at most.
+    """
     from playbook_jax import comparison
 
     wrong = list(record.wrong)
@@ -366,7 +374,7 @@ def judge(alone: Study, killed: Study, record: Record, workers: int) -> list[str
     for pattern in _LEFT_OVER:
         wrong += [f"left over: {p.relative_to(killed.path)}" for p in killed.path.glob(pattern)]
     again = record.runs() - len(rows)
-    if again > workers * record.kills.total():
+    if again > at_once * record.kills.total():
         wrong.append(f"trials were begun {again} times more than the kills can explain")
     return wrong
 

@@ -14,7 +14,7 @@ def test_a_study_whose_processes_are_killed_ends_in_the_same_bits(tmp_path):
     killed = study_faults.Study(config, tmp_path / "killed", workers=2)
     faults = [Fault(WORKERS, RUNNING, 0.0), Fault(ALL, RUNNING, 0.1), Fault(LAUNCHER, ENDING, 0.0)]
     record = study_faults.disturb(killed, faults, random.Random(0))
-    assert study_faults.judge(alone, killed, record, workers=2) == []
+    assert study_faults.judge(alone, killed, record, at_once=2) == []
     assert record.kills.total() == 3
     assert record.interrupted > 0
     assert len(killed.processes) >= 3 * 3  # a launcher and two workers, three times

@@ -1,5 +1,6 @@
 import os
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import small
 from test_studies_digits import run
 from test_studies_specification import write
 
-from playbook_jax import comparison, reproduction, train, trial
+from playbook_jax import comparison, packing, reproduction, train, trial
 from playbook_jax.errors import UsageError
 
 # A small convolutional network: on two cores it ends in other bits than on one.
@@ -94,6 +95,30 @@ def test_a_trial_that_was_stopped_and_resumed_compares_equal(finished, tmp_path)
     assert train.train(small.digits(), tmp_path / "t")["state"] == "COMPLETE"
     found = comparison.compare(tmp_path / "t", finished)
     assert (found.differences, found.missing) == ([], [])
+
+
+def test_a_packed_trial_is_reproduced_in_a_program_of_the_same_width(tmp_path):
+    configs = [small.digits(hparams__learning_rate=rate) for rate in (0.02, 0.05, 1e30)]
+    lanes = [packing.Lane(config, tmp_path / str(i)) for i, config in enumerate(configs)]
+    statuses = packing.train(lanes)
+    assert [status["state"] for status in statuses] == ["COMPLETE", "COMPLETE", "INFEASIBLE"]
+    told = []
+    for number in (1, 2):
+        original = reproduction.read(tmp_path / str(number), tmp_path / "new")
+        status = reproduction.run(
+            original,
+            tmp_path / f"again-{number}",
+            progress=lambda done, total, text: told.append((done, total)),
+            should_stop=lambda: False,
+            command=["x"],
+        )
+        assert status == statuses[number]
+        found = comparison.compare(original.directory, tmp_path / f"again-{number}")
+        assert (found.differences, found.missing) == ([], [])
+        again = trial.load(tmp_path / f"again-{number}").provenance
+        assert again["packing"] == {"lanes": 3, "lane": number}
+        assert reproduction.changes(original.provenance, again) == []
+    assert (40, 40) in told
 
 
 def test_what_differs_is_named_with_where_and_by_how_much(finished, tmp_path):
@@ -185,11 +210,13 @@ def test_a_run_whose_beginning_is_gone_is_refused_and_nothing_written(finished, 
     assert f"began with, {source}, may have" in reproduction.unexplained(original.provenance)
 
 
+@mock.patch.dict(os.environ)  # all of it is undone
 def test_the_environment_of_then_replaces_that_of_now(monkeypatch):
     for name in [n for n in os.environ if n.startswith(("JAX_", "XLA_", "OMP_", "LIBTPU_"))]:
-        monkeypatch.delenv(name)
+        del os.environ[name]
     for name in ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR", "HOME_OF_ALL"):
-        monkeypatch.setenv(name, "now")
+        os.environ[name] = "now"
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     then = {"XLA_FLAGS": "then", "JAX_ENABLE_X64": "1", "CUDA_VISIBLE_DEVICES": "5"}
     monkeypatch.setattr(os, "sched_setaffinity", lambda *a: cores.append(a), raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
@@ -203,11 +230,9 @@ def test_the_environment_of_then_replaces_that_of_now(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in os.environ  # a place
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "now"  # another
     assert os.environ["HOME_OF_ALL"] == "now"
-    for name in ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_PLATFORMS"):
-        monkeypatch.setenv(name, "")  # so that it is undone
 
     # As many GPUs as then, of those that are there.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,4,6")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "2,4,6"
     reproduction.set_up({"backend": "gpu", "devices": ["H"] * 2, "environment": {}})
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,4"
 
