@@ -71,6 +71,8 @@ def find(
     Raises:
       UsageError: only some of the three are given, or they make no sense.
     """
+    if timeout < 1:
+        raise UsageError(f"--host_timeout={timeout} must be at least 1")
     given = {
         "--coordinator": coordinator or environment.get("JAX_COORDINATOR_ADDRESS"),
         "--num_hosts": count if count is not None else environment.get("JAX_NUM_PROCESSES"),

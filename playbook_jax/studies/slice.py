@@ -8,7 +8,6 @@ parents start again (see `hosts.watch`); the trial goes on from its checkpoint.
 """
 
 import contextlib
-import importlib
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from playbook_jax.studies import launcher, specification as specification_lib
 from playbook_jax.studies.channel import Channel, HostLostError, Message
 from playbook_jax.studies.directory import Status, StudyDirectory
 from playbook_jax.studies.executor import Listener, Stop, Trial
+from playbook_jax.studies.in_process import InProcess
 from playbook_jax.studies.restarts import ENDED, Restarts
 
 _BAD_INPUT = 2
@@ -76,12 +76,15 @@ def launch(
         return hosts.watch(all_hosts, restarts.give_up, restarts.again)
     hosts.join(all_hosts)
     with Stop() as stop, _leaving_when_lost():  # only now: jax listens to the signals too
+        import jax
+
         from playbook_jax import compilation_cache
 
         compilation_cache.enable()
         channel = Channel()
         _agree_on_the_study(channel, config_path)
-        here = _InProcess(train_module)
+        jax.devices()  # which waits until all hosts have come here, so not where one alone does
+        here = InProcess(train_module)
         if channel.index:
             return _follow(channel, here, Path(workdir), stop)
         return _lead(channel, here, all_hosts.timeout, config_path, workdir, options)
@@ -89,11 +92,17 @@ def launch(
 
 @contextlib.contextmanager
 def _leaving_when_lost() -> Iterator[None]:
+    """Ends the process at once where an orderly end would wait for hosts that wait for this one."""
     try:
         yield
+    except UsageError:
+        raise  # on all hosts
     except HostLostError as error:
         print(f"error: {error}", file=sys.stderr)
         hosts.leave(hosts.LOST)
+    except Exception:
+        traceback.print_exc()
+        hosts.leave(trial_lib.EXIT_CODES[trial_lib.FAILED])
 
 
 def _agree_on_the_study(channel: Channel, config_path: str | Path) -> None:
@@ -123,7 +132,7 @@ def _agree_on_the_study(channel: Channel, config_path: str | Path) -> None:
 
 def _lead(
     channel: Channel,
-    here: "_InProcess",
+    here: InProcess,
     timeout: float,
     config_path: str | Path,
     workdir: str | Path,
@@ -151,7 +160,7 @@ def _lead(
     return end["code"]
 
 
-def _follow(channel: Channel, here: "_InProcess", workdir: Path, stop: Stop) -> int:
+def _follow(channel: Channel, here: InProcess, workdir: Path, stop: Stop) -> int:
     """Does what host 0 says, on the other hosts, until it ends; returns its exit code.
 
     Raises:
@@ -194,64 +203,11 @@ def _see(workdir: Path, lock: str) -> str:
     )
 
 
-class _InProcess:
-    """Validates and trains in this process, the same on every host."""
-
-    def __init__(self, train_module: str) -> None:
-        self._train = importlib.import_module(train_module)
-
-    def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> str:
-        """Takes what all trials share, see `executor.Executor`; returns what is wrong with a trial."""
-        self._shared = {**shared, "base_config": config_lib.from_dict(shared["base_config"])}
-        for trial in trials:
-            try:
-                self._train.validate(self._config(**trial))
-            except UsageError as error:
-                return f"trial {trial['trial']}: {error}"
-        return ""
-
-    def train(
-        self,
-        trial: int,
-        parameters: Mapping[str, Any],
-        directory: Path,
-        stop: Callable[[], bool],
-        progress: Callable[[int], None] = lambda step: None,
-        out_of_time: Callable[[], bool] = lambda: False,
-    ) -> Message:
-        """Runs a trial to its end, or to where some host has it stopped.
-
-        Returns:
-          Its `status`; as `error`, why it can't be run, the status then being None; and whether this
-          host was asked to `stop`.
-        """
-        status, error = None, ""
-        try:
-            status = self._train.train(
-                self._config(trial, parameters),
-                directory,
-                progress=lambda done, total, text: progress(done),
-                should_stop=lambda: stop() or out_of_time(),
-                command=self._shared["command"],
-            )
-        except UsageError as refusal:
-            error = f"trial {trial}: {refusal}"
-        except Exception as failure:  # in what the trial itself does not catch; host 0 decides
-            traceback.print_exc()
-            reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
-            status = trial_lib.new_status(trial_lib.FAILED, reason)
-        return {"status": status, "error": error, "stop": stop()}
-
-    def _config(self, trial: int, parameters: Mapping[str, Any]) -> Any:
-        base_config, vary_seed = self._shared["base_config"], self._shared["vary_seed"]
-        return specification_lib.trial_config(base_config, trial, parameters, vary_seed)
-
-
 class Slice:
     """The executor of host 0, see `executor.Executor`: all hosts run one trial after another."""
 
     def __init__(
-        self, channel: Channel, here: _InProcess, timeout: float, study: StudyDirectory, stop: Stop
+        self, channel: Channel, here: InProcess, timeout: float, study: StudyDirectory, stop: Stop
     ) -> None:
         """Says nothing yet.
 

@@ -1,0 +1,67 @@
+"""Validates and trains a study's trials in this process, as every host does of several that run in step."""
+
+import importlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import specification as specification_lib
+from playbook_jax.studies.channel import Message
+from playbook_jax.studies.executor import Trial
+
+
+class InProcess:
+    """Does on this host what all do."""
+
+    def __init__(self, train_module: str) -> None:
+        """Imports the module that validates and trains."""
+        self._train = importlib.import_module(train_module)
+
+    def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> str:
+        """Takes what all trials share, see `executor.Executor`; returns what is wrong with a trial."""
+        self._shared = {**shared, "base_config": config_lib.from_dict(shared["base_config"])}
+        for trial in trials:
+            try:
+                self._train.validate(self._config(**trial))
+            except UsageError as error:
+                return f"trial {trial['trial']}: {error}"
+        return ""
+
+    def train(
+        self,
+        trial: int,
+        parameters: Mapping[str, Any],
+        directory: Path,
+        stop: Callable[[], bool],
+        progress: Callable[[int], None] = lambda step: None,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> Message:
+        """Runs a trial to its end, or to where some host has it stopped.
+
+        Returns:
+          Its `status`; as `error`, why it can't be run, the status then being None; and whether this
+          host was asked to `stop`.
+        """
+        status, error = None, ""
+        try:
+            status = self._train.train(
+                self._config(trial, parameters),
+                directory,
+                progress=lambda done, total, text: progress(done),
+                should_stop=lambda: stop() or out_of_time(),
+                command=self._shared["command"],
+            )
+        except UsageError as refusal:
+            error = f"trial {trial}: {refusal}"
+        except Exception as failure:  # in what the trial itself does not catch; host 0 decides
+            traceback.print_exc()
+            reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+            status = trial_lib.new_status(trial_lib.FAILED, reason)
+        return {"status": status, "error": error, "stop": stop()}
+
+    def _config(self, trial: int, parameters: Mapping[str, Any]) -> Any:
+        base_config, vary_seed = self._shared["base_config"], self._shared["vary_seed"]
+        return specification_lib.trial_config(base_config, trial, parameters, vary_seed)

@@ -1,0 +1,476 @@
+"""A study whose trials run on several hosts at once: first without jax's part in it, then in processes."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import jax
+import pytest
+from small import ROOT
+from test_hosts import free_port, wait_for
+from test_studies_specification import write
+
+from playbook_jax import config as config_lib, hosts, trial
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import conclusion, slice as slice_lib
+from playbook_jax.studies.channel import Channel, HostLostError
+from playbook_jax.studies.executor import Stop
+from playbook_jax.studies.in_process import InProcess
+from playbook_jax.studies.restarts import ENDED, Restarts
+
+STEPS = 10
+LOST, LATE = "another host was lost, or the network: closed", "out of time: stopped after 0.1 s"
+
+
+class Service:
+    """What jax's coordination service does for a channel, in this process."""
+
+    def __init__(self):
+        self._values, self._change = {}, threading.Condition()
+
+    def key_value_set(self, key, text):
+        with self._change:
+            assert key not in self._values
+            self._values[key] = text
+            self._change.notify_all()
+
+    def blocking_key_value_get(self, key, milliseconds):
+        with self._change:
+            if not self._change.wait_for(lambda: key in self._values, milliseconds / 1000):
+                raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: nothing")
+            return self._values[key]
+
+    def key_value_dir_get(self, prefix):
+        with self._change:
+            return [(k, v) for k, v in self._values.items() if k.startswith(prefix + "/")]
+
+
+class LocalChannel(Channel):
+    def __init__(self, service, index, count=2):
+        self._client, self.index, self.count, self._commands = service, index, count, 0
+
+
+class Left(SystemExit):
+    """In place of the end of a process."""
+
+
+class Hosts:
+    """A study on two hosts that are threads, and train as `behave` says.
+
+    `behave(host, trial)` gives a status or raises; None lets both make their steps in turn, as
+    train.py does, until one of them is asked to stop.
+    """
+
+    def __init__(self, directory, monkeypatch, behave=lambda host, number: None, **changes):
+        self.config = write(directory / "study.py", **({"num_trials": 4} | changes))
+        self.path = directory / "s"
+        self.behave, self.monkeypatch = behave, monkeypatch
+        self.stops = [Stop(), Stop()]
+        self.trained = [[], []]
+        self.timeout, self.time_limit = 0.2, float("inf")
+        self.left, self.is_over = [], threading.Event()
+        monkeypatch.setattr(hosts, "leave", self._leave)
+        monkeypatch.setattr(conclusion, "REPORT_MODULE", "tests.fake_train")
+        monkeypatch.setattr(slice_lib, "_POLL_SECONDS", 0.02)
+
+    def _leave(self, code):
+        self.left.append(code)
+        self.is_over.set()
+        raise Left
+
+    def _in_process(self, host):
+        def validate(config):
+            if config.hparams.momentum > 0.9 and host == 1:
+                raise UsageError("too much momentum for this host")
+
+        def train(config, workdir, *, progress, should_stop, command):
+            number = int(workdir.name)
+            writer = trial.Writer(workdir, config_lib.to_dict(config)) if host == 0 else None
+            self.trained[host].append((number, config.hparams.learning_rate))
+            status = self.behave(host, number) or self._steps(host, progress, should_stop)
+            if writer:
+                writer.write("status.json", status)
+            return status
+
+        name = f"train_on_host_{host}"
+        module = types.SimpleNamespace(validate=validate, train=train)
+        self.monkeypatch.setitem(sys.modules, name, module)
+        return InProcess(name)
+
+    def _steps(self, host, progress, should_stop):
+        for step in range(STEPS):
+            time.sleep(0.002)
+            self.votes[host] = should_stop()
+            self.barrier.wait(5)
+            stops = any(self.votes)
+            self.barrier.wait(5)
+            if stops:
+                return trial.new_status(trial.INTERRUPTED, step=step)
+            progress(step, STEPS, "")
+        done = {"objective": 1.0, "best_step": STEPS}
+        return trial.new_status(trial.COMPLETE, step=STEPS) | done
+
+    def stuck(self):
+        """What a host does that waits for another one in a collective."""
+        assert self.is_over.wait(10)
+        raise Left
+
+    def run(self, retry_failed=False, workdir=None):
+        """Returns how each host has ended: its exit code, or the error."""
+        service = Service()
+        channels = [LocalChannel(service, host) for host in range(2)]
+        self.votes, self.barrier = [False, False], threading.Barrier(2)
+        self.left.clear()
+        self.is_over.clear()
+        ends = [None, None]
+
+        def follow():
+            here = self._in_process(1)
+            with self._noting(ends, 1):
+                path = workdir or self.path
+                ends[1] = slice_lib._follow(channels[1], here, path, self.stops[1])
+
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        options = {"command": ["scripts/launch_study.py"], "time_limit": self.time_limit}
+        options |= {"retry_failed": retry_failed}
+        with self._noting(ends, 0):
+            here = self._in_process(0)
+            arguments = (channels[0], here, self.timeout, self.config, self.path, options)
+            ends[0] = slice_lib._lead(*arguments)
+        if not self.left and not isinstance(ends[0], HostLostError):
+            follower.join(10)
+            assert not follower.is_alive()
+        return ends
+
+    @contextlib.contextmanager
+    def _noting(self, ends, host):
+        try:
+            yield
+        except (UsageError, HostLostError, Left) as error:
+            ends[host] = error
+
+    def statuses(self):
+        paths = sorted(self.path.glob("trials/*/status.json"))
+        return [trial.read_json(path) for path in paths]
+
+    def states(self):
+        return [status["state"] for status in self.statuses()]
+
+
+def failed(reason, step=3):
+    return trial.new_status(trial.FAILED, reason, step)
+
+
+def test_all_hosts_train_the_same_trials_in_the_same_order(tmp_path, monkeypatch):
+    sizes = {"model.hidden_sizes": {"values": [[8], [8, 8]]}}
+    study = Hosts(tmp_path, monkeypatch, scientific=sizes)
+    assert study.run() == [0, 0]
+    assert study.states() == ["COMPLETE"] * 4
+    assert study.trained[0] == study.trained[1]
+    order = [number for number, _ in study.trained[0]]
+    assert sorted(order) == [0, 1, 2, 3]
+    # Those of one program behind each other.
+    rows = trial.read_json(study.path / "study.json")["trials"]
+    programs = [len(rows[number]["parameters"]["model.hidden_sizes"]) for number in order]
+    assert sum(a != b for a, b in itertools.pairwise(programs)) == 1
+    # A second time there is nothing to do.
+    assert study.run() == [0, 0]
+    assert len(study.trained[0]) == len(study.trained[1]) == 4
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_host_that_is_asked_to_stop_stops_all_of_them(tmp_path, monkeypatch, host):
+    study = Hosts(tmp_path, monkeypatch)
+
+    def behave(on, number):
+        if (on, number) == (host, 1):
+            ask()
+
+    def ask():
+        study.stops[1].requests += 1
+
+    if host == 0:  # whose launcher listens to signals
+        ask = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    study.behave = behave
+    assert study.run() == [75, 75]
+    assert study.states() == ["COMPLETE", "INTERRUPTED"]
+    study.behave, study.stops[1] = (lambda on, number: None), Stop()
+    assert study.run() == [0, 0]
+    assert [number for number, _ in study.trained[1]] == [0, 1, 1, 2, 3]
+
+
+def test_the_clock_of_host_0_limits_a_trial(tmp_path, monkeypatch):
+    slow = lambda host, number: time.sleep(0.3) if (host, number) == (0, 1) else None  # noqa: E731
+    study = Hosts(tmp_path, monkeypatch, slow)
+    study.time_limit = 0.1
+    assert study.run() == [1, 1]
+    assert study.states() == ["COMPLETE", "FAILED", "COMPLETE", "COMPLETE"]
+    assert study.statuses()[1]["reason"] == LATE
+    study.time_limit = float("inf")
+    assert study.run(retry_failed=True) == [0, 0]
+    assert [number for number, _ in study.trained[0]] == [0, 1, 2, 3, 1]
+
+
+def test_a_trial_that_fails_on_all_hosts_is_one_that_failed(tmp_path, monkeypatch):
+    behave = lambda host, number: failed(f"no such thing {host}") if number == 1 else None  # noqa: E731
+    study = Hosts(tmp_path, monkeypatch, behave)
+    assert study.run() == [1, 1]
+    assert study.states() == ["COMPLETE", "FAILED", "COMPLETE", "COMPLETE"]
+    assert study.statuses()[1] == failed("no such thing 0")
+    assert study.left == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_trial_that_fails_on_one_host_ends_the_processes(tmp_path, monkeypatch, host):
+    def behave(on, number):
+        if number == 1:
+            return failed("bad luck") if on == host else study.stuck()
+        return None
+
+    study = Hosts(tmp_path, monkeypatch, behave)
+    told = []
+    monkeypatch.setattr(hosts, "tell", told.append)
+    study.run()
+    assert study.left == [hosts.LOST]
+    assert study.states() == ["COMPLETE", "FAILED"]
+    assert study.statuses()[1] == failed(f"on host {host} alone: bad luck")
+    # So that the parents start them again, as often as trials fail.
+    assert told[-1] == ENDED
+    study.behave = lambda on, number: None
+    assert study.run() == [1, 1]
+    assert study.states() == ["COMPLETE", "FAILED", "COMPLETE", "COMPLETE"]
+
+
+def test_a_full_disk_of_host_0_leaves_the_trial_for_another_time(tmp_path, monkeypatch):
+    reason = "disk full: nothing more can be written"
+    behave = lambda host, number: study.stuck() if host else failed(reason)  # noqa: E731
+    study = Hosts(tmp_path, monkeypatch, behave)
+    study.run()
+    assert study.left == [1]  # for good: it would be full again
+    assert study.states() == ["INTERRUPTED"]
+
+
+def test_a_trial_during_which_a_host_was_lost_has_not_failed(tmp_path, monkeypatch):
+    behave = lambda host, number: failed(LOST) if number == 1 else None  # noqa: E731
+    study = Hosts(tmp_path, monkeypatch, behave)
+    assert isinstance(study.run()[0], HostLostError)
+    assert study.states() == ["COMPLETE", "INTERRUPTED"]
+
+
+def test_a_config_that_one_host_cannot_run_is_refused_by_all(tmp_path, monkeypatch):
+    study = Hosts(tmp_path, monkeypatch, fixed={"hparams.momentum": 0.95})
+    ends = study.run()
+    assert str(ends[0]) == str(ends[1]) == "host 1: trial 0: too much momentum for this host"
+    assert not study.path.exists()
+
+
+def test_a_workdir_that_is_not_shared_is_refused_by_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(slice_lib, "_SHARED_SECONDS", 0.1)
+    study = Hosts(tmp_path, monkeypatch)
+    ends = study.run(workdir=tmp_path / "other")
+    assert str(ends[0]) == str(ends[1])
+    assert str(ends[0]).startswith(f"host 1: {tmp_path / 'other'} is not the directory that host 0")
+    assert not study.path.exists()
+
+
+def agree(*configs):
+    """Returns what each host says of the others' study configs."""
+    service, said = Service(), [None] * len(configs)
+
+    def on(host):
+        try:
+            slice_lib._agree_on_the_study(LocalChannel(service, host, len(configs)), configs[host])
+        except UsageError as error:
+            said[host] = str(error)
+
+    threads = [threading.Thread(target=on, args=[host]) for host in range(len(configs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return said
+
+
+def test_hosts_with_other_studies_say_which_and_why(tmp_path):
+    for host in range(3):
+        write(tmp_path / f"{host}.py", num_trials=4 + (host == 2))
+    same, alike, other = (tmp_path / f"{host}.py" for host in range(3))
+    assert agree(same, alike, same) == [None] * 3
+    text = (
+        "host 2 has another study than host 0 (num_trials: 4 → 5); all hosts need the same --config"
+    )
+    assert agree(same, alike, other) == [text] * 3
+    first, *others = agree(same, tmp_path / "none.py")
+    assert first.startswith("host 1: ")
+    assert "none.py" in first
+    assert others == [first]
+    first, *others = agree(tmp_path / "none.py", tmp_path / "none.py")
+    assert not first.startswith("host")
+    assert others == [first]
+
+
+def lose(restarts, *told):
+    return restarts.again([hosts.JOINED, *told])
+
+
+def test_lost_processes_start_again_while_trials_come_to_their_end(tmp_path):
+    (tmp_path / "status.json").write_text(json.dumps(trial.new_status(trial.RUNNING, step=7)))
+    running = f"3 {tmp_path}"
+    restarts = Restarts()
+    assert not restarts.again([])  # a host was missing from the beginning
+    restarts = Restarts()
+    assert all(lose(restarts, "1", ENDED, "2") for _ in range(10))
+    # Not if it was the same trial each time: then it may be the trial's fault.
+    restarts = Restarts()
+    assert lose(restarts, "2", ENDED, running)
+    assert lose(restarts, running)
+    assert trial.read_json(tmp_path / "status.json")["state"] == "RUNNING"
+    assert lose(restarts, running)
+    assert trial.read_json(tmp_path / "status.json") == failed(
+        "its hosts were lost 3 times; see what they printed", 7
+    )
+    # And not if no trial at all comes to its end.
+    assert lose(restarts, "4")
+    assert lose(restarts, "4")
+    assert not lose(restarts, "4")
+    restarts.give_up("lost")
+
+
+# Of two hosts with a device each. The rates are such that every trial comes to its end.
+TINY = {
+    "model.hidden_sizes": [16],
+    "batch_size": 32,
+    "eval_batch_size": 128,
+    "eval_train_examples": 100,
+    "max_train_steps": 600,
+    "eval_every_steps": 100,
+    "log_every_steps": 50,
+    "steps_per_call": 25,
+    "checkpoint.every_steps": 50,
+    "dataset.num_shards": 2,
+}
+
+
+class Processes:
+    """launch_study.py on two hosts, which are processes of this machine."""
+
+    def __init__(self, config, path):
+        self.config, self.path = config, path
+
+    def start(self, *flags, workdirs=None):
+        command = [sys.executable, "scripts/launch_study.py", f"--config={self.config}", *flags]
+        command += [f"--coordinator=127.0.0.1:{free_port()}", "--num_hosts=2", "--host_timeout=4"]
+        # One device each, as users have it, and not the four virtual ones of the other tests.
+        environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+        self.hosts = [
+            subprocess.Popen(
+                [*command, f"--host={host}", f"--workdir={(workdirs or 2 * [self.path])[host]}"],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for host in range(2)
+        ]
+        return self
+
+    def wait(self):
+        """Returns the exit codes, and what was said on standard output and error by each host."""
+        said = [process.communicate(timeout=120) for process in self.hosts]
+        return [process.returncode for process in self.hosts], said
+
+    def child(self, host):
+        """The process that does a host's work."""
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.hosts[host].pid)], capture_output=True, text=True, check=True
+        )
+        return int(found.stdout.split()[0])
+
+    def until_saved(self, number):
+        """Waits until a trial has a checkpoint, but not its last one."""
+        directory = self.path / "trials" / f"{number:03d}" / "checkpoints"
+        wait_for(lambda: any(path.name.isdigit() for path in directory.glob("*")))
+        assert self.status(number)["state"] == "RUNNING"
+
+    def status(self, number):
+        return trial.load(self.path / "trials" / f"{number:03d}").status
+
+    def earlier_runs(self):
+        """How often each trial has gone on after it was stopped."""
+        paths = [self.path / "trials" / f"{number:03d}" for number in range(3)]
+        return [len(trial.load(path).provenance["earlier_runs"]) for path in paths]
+
+
+def test_two_processes_are_killed_and_stopped_and_end_as_if_they_had_been_left_alone(tmp_path):
+    rates = {"hparams.learning_rate": {"scale": "log", "low": 1e-2, "high": 1e-1}}
+    config = write(tmp_path / "study.py", num_trials=3, nuisance=rates, fixed=TINY)
+    study = Processes(config, tmp_path / "study").start()
+    study.until_saved(0)
+    # The process that does the work on one host: all start again by themselves.
+    os.kill(study.child(1), signal.SIGKILL)
+    study.until_saved(1)
+    # All of a host: the others wait a while for it, and then say so.
+    child = study.child(0)
+    study.hosts[0].kill()
+    alone = Processes(config, tmp_path / "alone").start()
+    codes, said = study.wait()
+    assert codes == [-signal.SIGKILL, 1], said
+    assert re.search(
+        "host 1 of 2 lost contact .* the same command on all hosts goes on", said[1][1]
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    codes, said = alone.wait()
+    assert codes == [0, 0], said
+    assert said[1][0].startswith("Host 1 of 2: host 0 shows how the study gets on.\n")
+
+    # The same command goes on, until one host is asked to stop.
+    study.start().until_saved(2)
+    study.hosts[1].terminate()
+    codes, said = study.wait()
+    assert codes == [75, 75], said
+    assert "Stopped with 2 of 3 trials at their end.\nContinue with: scripts/launch" in said[0][0]
+    codes, said = study.start().wait()
+    assert codes == [0, 0], said
+
+    assert study.earlier_runs() == [1, 1, 1]
+    assert alone.earlier_runs() == [0, 0, 0]
+    for number in range(3):
+        assert study.status(number)["state"] == "COMPLETE"
+        for name in ("status.json", "metrics.jsonl", "steps.f32"):
+            path = f"trials/{number:03d}/{name}"
+            assert (study.path / path).read_bytes() == (alone.path / path).read_bytes(), path
+
+
+def test_two_processes_refuse_together(tmp_path):
+    """A workdir that is not shared; nothing is left of it."""
+    config = write(tmp_path / "study.py", num_trials=2, fixed=TINY)
+    paths = [tmp_path / "mine", tmp_path / "yours"]
+    codes, said = Processes(config, None).start(workdirs=paths).wait()
+    text = f"error: host 1: {paths[1]} is not the directory that host 0 writes to; "
+    text += "--workdir must be a directory that all hosts share\n"
+    assert codes == [2, 2], said
+    assert [errors.endswith(text) for _, errors in said] == [True, True], said
+    assert [path.name for path in tmp_path.iterdir()] == ["study.py"]
+
+
+def test_what_makes_no_sense_on_several_hosts_is_refused(tmp_path):
+    config = write(tmp_path / "study.py", fixed=TINY)
+    codes, said = Processes(config, tmp_path / "s").start("--workers=2").wait()
+    assert codes == [2, 2]
+    text = "error: --workers makes no sense on several hosts, where one trial at a time runs on all of "
+    assert [errors for _, errors in said] == [f"{text}them; leave it out\n"] * 2
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(UsageError, match="--host_timeout=0 must be at least 1"):
+        hosts.find("a:1", 2, 0, 0, {})
