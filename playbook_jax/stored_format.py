@@ -9,7 +9,10 @@ from typing import Any
 
 from playbook_jax.errors import UsageError
 
-STUDY = GROUP = REPLICATES = 1  # the formats that this version writes
+# The last formats that this version knows. A study or group has 2 where trials are packed, which a
+# reader of 1 would continue one by one, and so with other bits; else it still has 1.
+STUDY = GROUP = 2
+REPLICATES = 1
 
 
 def is_newer(stored: Any, known: int) -> bool:

@@ -17,9 +17,10 @@ SCIENTIFIC = {"optimizer": {"values": ["adam", "nadam"]}}
 
 
 def make_newer(path):
-    """Raises the format of a file by one; returns its bytes."""
+    """Gives a file the format after the last known one; returns its bytes."""
     stored = trial_lib.read_json(path)
-    trial_lib.write_json(path, stored | {"format": stored["format"] + 1, "points": {}})
+    last = max(stored_format.STUDY, stored_format.GROUP, stored_format.REPLICATES)
+    trial_lib.write_json(path, stored | {"format": last + 1, "points": {}})
     return path.read_bytes()
 
 

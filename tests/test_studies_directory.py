@@ -218,3 +218,18 @@ def test_a_trial_that_could_not_end_itself_is_written_down_as_failed(study, spec
     assert trial.load(study.trial_directory(7)).config == config
     assert study.trial_directory(7).name == "007"
     assert study.trial_directory(1234).name == "1234"
+
+
+def test_the_packing_is_kept_by_whoever_writes_a_started_study(study, spec):
+    study.lanes = 4
+    trials = start(study, spec)
+    study.release()
+    again = StudyDirectory(study.path)
+    assert again.lanes == 1
+    assert again.stored_trials(spec) == trials
+    assert again.lanes == 4
+    again.write(dataclasses.replace(spec, num_trials=30), trials)
+    stored = json.loads((study.path / "study.json").read_text())
+    assert list(stored) == ["format", "packing", "specification", "trials"]
+    assert stored["packing"] == {"lanes": 4}
+    study.lock = again.lock

@@ -126,6 +126,8 @@ def test_a_packed_study_runs_each_trial_once_in_its_lane_and_can_grow(tmp_path):
     assert (code, errors) == (0, "")
     assert "test: 9 trials, 8 COMPLETE, 1 INFEASIBLE\n" in output
     assert stored(study) == {"lanes": 4}
+    # A version from before would go on one by one; it knows format 1 only.
+    assert trial.read_json(study.path / "study.json")["format"] == 2
     rows = trial.read_json(study.path / "study.json")["trials"]
     sizes = [row["parameters"]["model.hidden_sizes"][0] for row in rows]
     expected = [sizes[:number].count(sizes[number]) % 4 for number in range(9)]
@@ -159,6 +161,7 @@ def test_a_study_goes_on_only_in_packs_as_it_was_begun(tmp_path):
     other = Study(tmp_path / "other", num_trials=4)
     assert other.run()[0] == 0
     assert stored(other) is None
+    assert trial.read_json(other.path / "study.json")["format"] == 1
     assert "was begun with each trial alone, on which" in other.run(pack=2)[2]
     assert other.run(pack=1)[0] == 0
 

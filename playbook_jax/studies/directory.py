@@ -23,6 +23,7 @@ from playbook_jax.studies.lock import Lock
 from playbook_jax.studies.specification import Specification
 
 FORMAT = stored_format.STUDY
+UNPACKED = 1  # the format without `packing`
 STATUS_COLUMNS = ("state", "reason", "step", "best_step", "objective")
 _OURS = {"study.json", "trials", "study.csv", "best_config.py", "report.html", "logs"}
 
@@ -113,7 +114,7 @@ class StudyDirectory:
             return []
         stored = trial_lib.read_json(path)
         stored_format.refuse_newer(path, stored, FORMAT)
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        if not isinstance(stored, dict) or stored.get("format") not in range(1, FORMAT + 1):
             raise UsageError(f"{path} cannot be read as a study; use another --workdir")
         trials = [
             {
@@ -142,15 +143,16 @@ class StudyDirectory:
         return trials
 
     @property
-    def packing(self) -> dict[str, Any]:
-        """What of `lanes` is stored, for the bits of the trials depend on it: nothing where it is 1."""
-        return {"packing": {"lanes": self.lanes}} if self.lanes > 1 else {}
+    def head(self) -> dict[str, Any]:
+        """How what is stored begins: the format, and `lanes`, as the bits of the trials depend on it."""
+        if self.lanes == 1:
+            return {"format": UNPACKED}
+        return {"format": FORMAT, "packing": {"lanes": self.lanes}}
 
     def write(self, specification: Specification, trials: Trials) -> None:
         """Writes `study.json`, unless it holds just that."""
         study = {
-            "format": FORMAT,
-            **self.packing,
+            **self.head,
             "specification": specification.to_dict(),
             "trials": trials,
         }

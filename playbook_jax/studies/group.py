@@ -212,7 +212,7 @@ class GroupDirectory(StudyDirectory):
             return
         stored = trial_lib.read_json(path, {})
         stored_format.refuse_newer(path, stored, FORMAT)
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        if not isinstance(stored, dict) or stored.get("format") not in range(1, FORMAT + 1):
             raise UsageError(f"{path} cannot be read as a group; use another --workdir")
         old = [study["directory"] for study in stored["studies"]]
         new = [member.directory for member in self.members]
@@ -275,8 +275,7 @@ class GroupDirectory(StudyDirectory):
         described = asked.to_dict()
         keys = ("name", "goal", "objective", "num_trials", "algorithm", "seed", "scientific")
         group = {
-            "format": FORMAT,
-            **self.packing,
+            **self.head,
             **{key: described[key] for key in keys},
             "studies": [
                 {"directory": member.directory, "values": dict(member.values)}
