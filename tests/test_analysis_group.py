@@ -431,6 +431,15 @@ def test_a_difference_within_retrain_noise_is_not_told(reading, part, told):
         assert "with other seeds, 4 times or so each" in answer.action
 
 
+def test_baselines_take_no_part_in_the_comparison(tmp_path):
+    truths = {"nesterov": synthetic.good(), "adam": synthetic.good(0.04)}
+    path = synthetic.write(tmp_path / "g", truths, num_trials=8, baseline=True)
+    parts = isolation.slices(*groups.load(path).arms)
+    assert [part.ended for part in parts] == [7, 7]
+    assert all(groups.number(t) > 0 for part in parts for t in part.complete)
+    Page(group_report.write(path)[0].read_text()).check(path)
+
+
 # The next group.
 
 

@@ -160,9 +160,12 @@ class Study:
     @functools.cached_property
     def drawn(self) -> "Study":
         """The study without its baseline: what may be resampled, or compared with chance."""
-        if self.baseline is None:
+        from playbook_jax.analysis import groups
+
+        if self.specification.get("baseline") is not True:
             return self
-        trials = tuple(t for t in self.trials if t is not self.baseline)
+        # Of a group, each study has one.
+        trials = tuple(t for t in self.trials if groups.number(t) != 0)
         return dataclasses.replace(self, trials=trials)
 
     @property
