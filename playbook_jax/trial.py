@@ -76,6 +76,12 @@ def write_text(path: epath.PathLike, text: str) -> None:
         raise
 
 
+def remove_parts(directory: epath.PathLike) -> None:
+    """Removes what `write_text` has left in a directory where its process was killed meanwhile."""
+    for part in epath.Path(directory).glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Writes strict JSON atomically."""
     write_text(
@@ -263,6 +269,7 @@ class Writer:
                     f"{directory} is not empty and holds no trial ({', '.join(foreign[:3])}); "
                     "use another --workdir"
                 )
+            remove_parts(self.directory)
             if existing is None:
                 write_json(self.directory / "config.json", config)
             else:

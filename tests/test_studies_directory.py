@@ -57,6 +57,13 @@ def test_the_same_study_gives_the_same_bytes(tmp_path, spec):
     assert texts[0] == texts[1]
 
 
+def test_what_a_killed_launcher_was_writing_is_removed(tmp_path):
+    (tmp_path / ".study.csv.1.part").write_text("")
+    study = StudyDirectory(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+    study.release()
+
+
 def test_until_a_trial_has_started_a_new_specification_replaces_the_old_one(study, spec):
     study.write(spec, launcher.extend([], spec))
     assert study.stored_trials(dataclasses.replace(spec, seed=1)) == []

@@ -109,6 +109,15 @@ def test_thinning_keeps_the_best_evaluation(tmp_path):
     assert summary["final"]["step"] == 1000
 
 
+def test_what_a_killed_process_was_writing_is_removed_when_the_trial_goes_on(tmp_path):
+    for _ in range(2):  # it had not even its config; it had
+        (tmp_path / ".config.json.1.part").write_text("{")
+        (tmp_path / ".steps.f32.part").write_text("")
+        writer = trial.Writer(tmp_path, {"a": 1})
+        assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+    assert writer.status["state"] == "PENDING"
+
+
 def test_a_directory_of_another_config_is_refused(tmp_path):
     trial.Writer(tmp_path, CONFIG)
     with pytest.raises(UsageError, match=r"another config \(hparams.learning_rate: 0.1 → 0.2\)"):

@@ -74,6 +74,7 @@ class StudyDirectory:
                 )
             self.lock = Lock(self.path / ".lock")
             leases.wait_for_all(self.path)
+            trial_lib.remove_parts(self.path)  # nobody else writes here now
         except OSError as error:
             raise UsageError(f"cannot write to {path}: {error.strerror or error}") from error
         if not (self.path / "logs").exists():
