@@ -71,6 +71,7 @@ def collect(
         "host": socket.gethostname(),
         "hosts": jax.process_count(),
         "platform": platform.platform(),
+        "processor": _processor(),
         "devices": [device.device_kind for device in devices],
         "backend": devices[0].platform,
         # A CPU computes other bits with another number of threads.
@@ -99,6 +100,17 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+@functools.cache
+def _processor() -> str:
+    """Returns the processor's name; another one may compute other bits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 @functools.cache

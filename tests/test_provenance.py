@@ -22,6 +22,7 @@ def test_what_is_needed_to_make_a_result_again(tmp_path, monkeypatch):
     assert found["devices"] == ["cpu"] * 4
     assert found["hosts"] == 1
     assert found["backend"] == "cpu"
+    assert found["processor"]
     assert set(found["seeds"].values()) == {3}
     assert found["environment"]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
     assert "xla_force_host_platform_device_count=4" in found["environment"]["XLA_FLAGS"]
