@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 
+import pytest
 from small import ROOT
 from test_studies_specification import RATE, write
 
@@ -128,3 +130,31 @@ def gone(processes):
                 time.sleep(0.01)
             raise AssertionError(f"process {process} is still there")
     return True
+
+
+class SmallDisk:
+    """A file system in memory, of which only root can have one."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def mounted(self, kilobytes):
+        """Returns where it is, of that size."""
+        self.place.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(self.place)]
+        if not shutil.which("mount") or subprocess.run(["mount", *options]).returncode:
+            self.place.rmdir()
+            pytest.skip("this process may not mount a file system")
+        return self.place
+
+    def grow(self, kilobytes):
+        size = f"remount,size={kilobytes}k"
+        subprocess.run(["mount", "-o", size, str(self.place)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = SmallDisk(tmp_path / "disk")
+    yield disk
+    if disk.place.exists():
+        subprocess.run(["umount", "-l", str(disk.place)], check=True)

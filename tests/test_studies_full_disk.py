@@ -3,11 +3,9 @@
 import contextlib
 import errno
 import os
-import shutil
-import subprocess
 
 import pytest
-from launched_study import STEPS, Study, gone
+from launched_study import STEPS, Study, gone, small_disk  # noqa: F401
 
 from playbook_jax import trial
 from playbook_jax.studies import full_disk
@@ -53,18 +51,6 @@ def test_a_study_that_meets_a_full_disk_waits_and_goes_on(tmp_path, how, pack):
     assert study.attempts(1)[-1]["from"] == 5
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of some 200 KB; only root can mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this process may not mount a file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def fill(place):
     """Takes all the room there is; returns the file that holds it."""
     ballast = place / "ballast"
@@ -77,11 +63,12 @@ def fill(place):
     return ballast
 
 
-def test_a_disk_that_fills_while_trials_run(small_disk):
+def test_a_disk_that_fills_while_trials_run(small_disk):  # noqa: F811
     """Where the study directory itself has no byte left: for the table, the trials, the workers' logs."""
-    study = Study(small_disk, notes="seconds=0.05 chatter=1", num_trials=4).start()
+    place = small_disk.mounted(kilobytes=200)
+    study = Study(place, notes="seconds=0.05 chatter=1", num_trials=4).start()
     study.until(lambda: len(study.steps(1)) > 3)
-    ballast = fill(small_disk)
+    ballast = fill(place)
     code, _, errors = study.wait()
     assert code == 75
     assert any(said(errors, study, what) for what in ("trial 0", "trial 1") if what in errors)
@@ -96,14 +83,15 @@ def test_a_disk_that_fills_while_trials_run(small_disk):
     assert not list(study.path.rglob("*.part"))
 
 
-def test_a_new_study_on_a_full_disk_leaves_nothing(small_disk):
-    study = Study(small_disk)
-    before = sorted(small_disk.rglob("*"))
-    ballast = fill(small_disk)
+def test_a_new_study_on_a_full_disk_leaves_nothing(small_disk):  # noqa: F811
+    place = small_disk.mounted(kilobytes=200)
+    study = Study(place)
+    before = sorted(place.rglob("*"))
+    ballast = fill(place)
     code, _, errors = study.run()
     assert code == 75
     assert said(errors, study, "study.json")
-    assert sorted(small_disk.rglob("*")) == sorted([*before, ballast])
+    assert sorted(place.rglob("*")) == sorted([*before, ballast])
     ballast.unlink()
     assert study.run()[0] == 0
 
