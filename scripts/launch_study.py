@@ -46,6 +46,14 @@ flags.DEFINE_float(
     "another one; more than compiling and one evaluation take. 0: never.",
 )
 flags.DEFINE_bool("retry_failed", False, "Run the trials that FAILED again; the others stay.")
+flags.DEFINE_enum(
+    "executor", "local", ["local", "ray"], "What runs the trials: this machine, or a Ray cluster."
+)
+flags.DEFINE_string(
+    "ray_address",
+    None,
+    "HOST:PORT of the Ray cluster's head; the cluster of this machine if not given.",
+)
 flags.DEFINE_string(
     "coordinator", None, "One trial on several hosts: ADDRESS:PORT of host 0, the same on all."
 )
@@ -94,7 +102,8 @@ def main(argv: list[str]) -> int:
     if all_hosts:
         from playbook_jax.studies import slice as slice_lib
 
-        slice_lib.refuse(workers=FLAGS.workers > 1, pack=FLAGS.pack is not None)
+        given = {"workers": FLAGS.workers > 1, "pack": FLAGS.pack is not None}
+        slice_lib.refuse(**given, executor=FLAGS.executor != "local")
         return slice_lib.launch(all_hosts, FLAGS.config, FLAGS.workdir, **options)
     from playbook_jax.studies import launcher, places
 
@@ -102,9 +111,24 @@ def main(argv: list[str]) -> int:
         FLAGS.config,
         FLAGS.workdir,
         num_workers=FLAGS.workers or places.default_num_workers(),
+        make_executor=EXECUTORS[FLAGS.executor](),
         **options,
     )
 
+
+def on_this_machine() -> None:
+    if FLAGS.ray_address:
+        raise UsageError("--ray_address is for --executor=ray")
+
+
+def on_ray():  # noqa: ANN201
+    from playbook_jax.studies import launcher, ray_cluster, ray_executor
+
+    address = FLAGS.ray_address or ray_cluster.AUTO
+    return ray_executor.maker(address, FLAGS.workers, launcher.TRAIN_MODULE)
+
+
+EXECUTORS = {"local": on_this_machine, "ray": on_ray}  # what `launch` takes as make_executor
 
 if __name__ == "__main__":
     command_line.run(main)

@@ -1,0 +1,128 @@
+"""The workers of a study on a Ray cluster: those of `pool.py`, each behind an actor on some node.
+
+The pool decides here as it does on one machine which trial a worker gets, and what follows from a lost
+one. Ray only finds places and carries messages; it repeats nothing, so no trial is ever run twice at
+once. See `ray_relay.py` for the other end, and docs/clusters.md for what is to be set up.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import selectors
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import jobs, leases, ray_cluster, ray_relay
+from playbook_jax.studies.directory import StudyDirectory
+from playbook_jax.studies.executor import Executor, Stop, Trial
+from playbook_jax.studies.pool import Pool
+from playbook_jax.studies.ray_worker import RayWorker
+
+_MEMORY = 0.9  # of a GPU, what all workers on it may take, as in places.py
+
+
+def maker(
+    address: str, num_workers: int, train_module: str
+) -> Callable[[StudyDirectory, Stop], Executor]:
+    """Returns what `launcher.launch` takes as `make_executor`, see `RayExecutor`."""
+    return lambda study, stop: RayExecutor(study, stop, address, num_workers, train_module)
+
+
+class RayExecutor(Pool):
+    """A pool whose workers are on a Ray cluster, one a GPU where it has GPUs, else one a CPU."""
+
+    def __init__(
+        self, study: StudyDirectory, stop: Stop, address: str, num_workers: int, train_module: str
+    ) -> None:
+        """Connects to the cluster; the workers start with `validate`.
+
+        Args:
+          study: the study.
+          stop: asked whether to go on.
+          address: HOST:PORT of the cluster's head, or "auto", see `ray_cluster`.
+          num_workers: how many; 0: as many as the cluster has GPUs or CPUs. They start as there is
+            room for them.
+          train_module: see `Pool`.
+
+        Raises:
+          UsageError: the cluster can't be used.
+        """
+        self._ray, resources = ray_cluster.connect(address)
+        self._places = _Places.of(resources, num_workers)
+        self._study = study
+        self._path = Path(os.path.abspath(study.path))
+        leases.directory(self._path).mkdir(exist_ok=True)
+        self._probe = leases.directory(self._path) / f"probe-{uuid.uuid4().hex}"
+        self._probe.touch()
+        super().__init__(0, study.logs, train_module, study.lock.fd, stop)
+
+    def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
+        """Implements `executor.Executor`."""
+        self.size = min(self._places.num_workers, len(jobs.make(trials, trials, self._study.lanes)))
+        for index in range(self.size):
+            self._start(index)
+        return super().validate(shared, trials)
+
+    def close(self) -> None:
+        """Ends all workers and leaves the cluster."""
+        super().close()
+        self._ray.shutdown()
+        self._probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a worker that was lost may hold its lease still
+            leases.directory(self._path).rmdir()
+
+    def _start(self, index: int) -> RayWorker:
+        train_module, logs, _ = self._arguments
+        settings = ray_relay.Settings(
+            index=index,
+            train_module=train_module,
+            study=str(self._path),
+            probe=str(self._probe),
+            lease=f"{index}-{uuid.uuid4().hex}",
+            directory=str(Path.cwd()),
+            environment={k: v for k, v in os.environ.items() if k.startswith(ray_relay.CARRIED)},
+            on_gpu=bool(self._places.options.get("num_gpus")),
+            memory=self._places.memory,
+            send_seconds=ray_relay.SEND_SECONDS,
+        )
+        worker = RayWorker(self._ray, settings, self._places.options, logs)
+        self._workers[index] = worker
+        self._selector.register(worker.answers, selectors.EVENT_READ, worker)
+        return worker
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """What each worker takes of the cluster.
+
+    Attributes:
+      num_workers: how many there are.
+      options: the resources that Ray gives to each.
+      memory: what it may take of its GPU's memory; 0: as jax likes.
+    """
+
+    num_workers: int
+    options: Mapping[str, float]
+    memory: float
+
+    @classmethod
+    def of(cls, resources: Mapping[str, float], num_workers: int) -> "_Places":
+        """Returns the places in a cluster with these resources; several workers may share a GPU."""
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+        if not gpus:
+            if not cpus and not num_workers:
+                raise UsageError(
+                    "the Ray cluster has neither GPUs nor CPUs to run trials on; add nodes to it, or "
+                    "give --workers=N where it adds them as they are needed"
+                )
+            return cls(num_workers or cpus, {"num_cpus": 1}, 0.0)
+        sharing = max(1, math.ceil(num_workers / gpus))
+        return cls(
+            num_workers or gpus,
+            {"num_cpus": 0, "num_gpus": 1 / sharing},
+            _MEMORY / sharing if sharing > 1 else 0.0,
+        )
