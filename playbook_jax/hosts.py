@@ -58,6 +58,8 @@ def find(
     index: int | None,
     timeout: int,
     environment: Mapping[str, str] = os.environ,
+    *,
+    even_one: bool = False,
 ) -> Hosts | None:
     """Returns the hosts that the flags or the environment name; None where there is only this one.
 
@@ -67,6 +69,7 @@ def find(
       index: as in `Hosts`; JAX_PROCESS_ID when None.
       timeout: as in `Hosts`.
       environment: where to look.
+      even_one: whether one host counts as several where the flags say that there is one.
 
     Raises:
       UsageError: only some of the three are given, or they make no sense.
@@ -96,7 +99,8 @@ def find(
         raise UsageError(f"--host={index} must be from 0 to {count - 1}, with --num_hosts={count}")
     if ":" not in given["--coordinator"]:
         raise UsageError(f"--coordinator={given['--coordinator']} must be ADDRESS:PORT")
-    return Hosts(given["--coordinator"], count, index, timeout) if count > 1 else None
+    found = Hosts(given["--coordinator"], count, index, timeout)
+    return found if count > 1 or even_one else None
 
 
 def is_parent(hosts: Hosts | None) -> bool:

@@ -31,7 +31,7 @@ flags.DEFINE_bool("measure", False, "With --dry_run: also how long it takes, by 
 flags.DEFINE_integer(
     "workers",
     0,
-    "How many processes run trials; more than GPUs share them. 0: one a GPU, or one a core. TPU: 1.",
+    "How many processes run trials; more than GPUs share them. 0: one a GPU or TPU chip, or one a core.",
 )
 flags.DEFINE_float("trial_minutes", 0.0, "After how many minutes a trial FAILED. 0: never.")
 flags.DEFINE_string(
@@ -98,7 +98,8 @@ def main(argv: list[str]) -> int:
         "silent_limit": 60 * FLAGS.silent_minutes or math.inf,
         "pack": pack_choice.parse(FLAGS.pack),
     }
-    all_hosts = hosts.find(FLAGS.coordinator, FLAGS.num_hosts, FLAGS.host, FLAGS.host_timeout)
+    found = (FLAGS.coordinator, FLAGS.num_hosts, FLAGS.host, FLAGS.host_timeout)
+    all_hosts = hosts.find(*found, even_one=True)
     if all_hosts:
         from playbook_jax.studies import slice as slice_lib
 

@@ -20,7 +20,7 @@ from test_studies_specification import write
 
 from playbook_jax import config as config_lib, hosts, trial
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conclusion, slice as slice_lib
+from playbook_jax.studies import conclusion, leaving, slice as slice_lib
 from playbook_jax.studies.channel import Channel, HostLostError
 from playbook_jax.studies.executor import Stop
 from playbook_jax.studies.in_process import InProcess
@@ -75,15 +75,16 @@ class Hosts:
         self.behave, self.monkeypatch = behave, monkeypatch
         self.stops = [Stop(), Stop()]
         self.trained = [[], []]
-        self.timeout, self.time_limit = 0.2, float("inf")
+        self.timeout, self.time_limit, self.silent_limit = 0.2, float("inf"), 60.0
         self.left, self.is_over = [], threading.Event()
         monkeypatch.setattr(hosts, "leave", self._leave)
         monkeypatch.setattr(conclusion, "REPORT_MODULE", "tests.fake_train")
-        monkeypatch.setattr(slice_lib, "_POLL_SECONDS", 0.02)
+        monkeypatch.setattr(leaving, "POLL_SECONDS", 0.02)
 
     def _leave(self, code):
         self.left.append(code)
-        self.is_over.set()
+        if len(self.left) == 2:  # both hosts
+            self.is_over.set()
         raise Left
 
     def _in_process(self, host):
@@ -136,12 +137,13 @@ class Hosts:
             here = self._in_process(1)
             with self._noting(ends, 1):
                 path = workdir or self.path
-                ends[1] = slice_lib._follow(channels[1], here, path, self.stops[1])
+                with leaving.looking(lambda: leaving.leave_if_told(channels[1])):
+                    ends[1] = slice_lib._follow(channels[1], here, path, self.stops[1])
 
         follower = threading.Thread(target=follow, daemon=True)
         follower.start()
         options = {"command": ["scripts/launch_study.py"], "time_limit": self.time_limit}
-        options |= {"retry_failed": retry_failed}
+        options |= {"retry_failed": retry_failed, "silent_limit": self.silent_limit}
         with self._noting(ends, 0):
             here = self._in_process(0)
             arguments = (channels[0], here, self.timeout, self.config, self.path, options)
@@ -241,23 +243,37 @@ def test_a_trial_that_fails_on_one_host_ends_the_processes(tmp_path, monkeypatch
     told = []
     monkeypatch.setattr(hosts, "tell", told.append)
     study.run()
-    assert study.left == [hosts.LOST]
+    assert study.left == [hosts.LOST] * 2
     assert study.states() == ["COMPLETE", "FAILED"]
     assert study.statuses()[1] == failed(f"on host {host} alone: bad luck")
     # So that the parents start them again, as often as trials fail.
-    assert told[-1] == ENDED
+    assert told[-2:] == [ENDED] * 2
     study.behave = lambda on, number: None
     assert study.run() == [1, 1]
     assert study.states() == ["COMPLETE", "FAILED", "COMPLETE", "COMPLETE"]
 
 
-def test_a_full_disk_of_host_0_leaves_the_trial_for_another_time(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_of_host_0_leaves_the_trial_for_another_time(tmp_path, monkeypatch, capsys):
     reason = "disk full: nothing more can be written"
     behave = lambda host, number: study.stuck() if host else failed(reason)  # noqa: E731
     study = Hosts(tmp_path, monkeypatch, behave)
     study.run()
-    assert study.left == [1]  # for good: it would be full again
+    assert study.left == [75] * 2  # and not to start again: it would be full again
     assert study.states() == ["INTERRUPTED"]
+    text = f"error: host 0: the disk is full: no room for trial 0 in {study.path} ("
+    assert capsys.readouterr().err.count(text) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_hosts_that_wait_for_each_other_for_ever_start_again(tmp_path, monkeypatch):
+    study = Hosts(tmp_path, monkeypatch, lambda host, number: study.stuck())
+    study.silent_limit = 0.1
+    told = []
+    monkeypatch.setattr(hosts, "tell", told.append)
+    study.run()
+    assert study.left == [hosts.LOST] * 2
+    assert ENDED not in told  # so that it counts
 
 
 def test_a_trial_during_which_a_host_was_lost_has_not_failed(tmp_path, monkeypatch):

@@ -1,14 +1,24 @@
-"""Where each worker of a study runs: a GPU of its own where there are some, else a CPU core of its own.
+"""Where each worker of a study runs: a GPU or TPU chip of its own where there are some, else a CPU core.
 
-Found without jax, which would take hold of the devices.
+Found without jax, which would take hold of the devices. What is said of TPUs here is what libtpu's users
+and jax's own tests of several processes do; it has never run on one.
 """
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from playbook_jax.errors import UsageError
+
 _GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
+_PCI_FOLDER = Path("/sys/bus/pci/devices")
+_DEVICE_FOLDER = Path("/dev")
+_GOOGLE = "0x1ae0"
+# As jax's hardware_utils.py has them, from v3 to tpu7x; other things have the same vendor.
+_TPU_CHIPS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
+_TPU_PORT = 8476  # of the first worker's TPU runtime, as libtpu has it
 # Of a GPU's memory, what all of its workers together may take; the rest is the driver's.
 _MEMORY = 0.9
 
@@ -27,26 +37,53 @@ class Place:
 
 
 def default_num_workers() -> int:
-    """Returns how many workers a study has unless told: one a GPU, or one a core of this process."""
-    return len(gpus()) or len(_cores()) or os.cpu_count() or 1
+    """Returns how many workers a study has unless told: one a GPU or TPU chip, or one a core."""
+    return len(gpus()) or len(tpu_chips()) or len(_cores()) or os.cpu_count() or 1
 
 
 def place(index: int, num_workers: int) -> Place:
     """Returns the place of worker `index` of `num_workers`.
 
-    Several workers on one GPU share its memory evenly. On GPUs they keep to no core, for each has an
-    input pipeline of its own; without, they do, so that what a trial computes does not depend on
-    how many run at once.
+    Several workers on one GPU share its memory evenly; a TPU chip takes one process. On both they keep
+    to no core, for each has an input pipeline of its own; without, they do, so that what a trial
+    computes does not depend on how many run at once.
+
+    Raises:
+      UsageError: there are fewer TPU chips than workers.
     """
-    found = gpus()
-    if not found:
-        cores = _cores()
-        return Place(cores[index % len(cores)] if cores else None, {})
+    if found := gpus():
+        return Place(None, _gpu(found, index, num_workers))
+    if chips := tpu_chips():
+        return Place(None, _tpu(chips, index, num_workers))
+    cores = _cores()
+    return Place(cores[index % len(cores)] if cores else None, {})
+
+
+def _gpu(found: list[str], index: int, num_workers: int) -> dict[str, str]:
     environment = {"CUDA_VISIBLE_DEVICES": found[index % len(found)]}
     sharing = len(range(index % len(found), num_workers, len(found)))
     if sharing > 1:
         environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{_MEMORY / sharing:.3f}"
-    return Place(None, environment)
+    return environment
+
+
+def _tpu(chips: list[str], index: int, num_workers: int) -> dict[str, str]:
+    if num_workers > len(chips):
+        raise UsageError(
+            f"--workers={num_workers}: this machine has {len(chips)} TPU chips, and a chip takes one "
+            f"process; at most {len(chips)}"
+        )
+    port = str(_TPU_PORT + index)
+    return {
+        "TPU_VISIBLE_CHIPS": chips[index],
+        # A box of one chip, in a grid of one process: each is a TPU by itself.
+        "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+        "TPU_PROCESS_BOUNDS": "1,1,1",
+        # The runtimes of one machine need a port each, and leave to be more than one.
+        "TPU_MESH_CONTROLLER_ADDRESS": f"localhost:{port}",
+        "TPU_MESH_CONTROLLER_PORT": port,
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
 
 
 def gpus() -> list[str]:
@@ -57,6 +94,29 @@ def gpus() -> list[str]:
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     return [str(i) for i, _ in enumerate(_GPU_FOLDER.iterdir())] if _GPU_FOLDER.is_dir() else []
+
+
+def tpu_chips() -> list[str]:
+    """Returns the TPU chips that this process may use, as TPU_VISIBLE_CHIPS names them."""
+    if "tpu" not in os.environ.get("JAX_PLATFORMS", "tpu").split(","):
+        return []
+    if not (os.environ.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")):
+        return []  # jax would not find them
+    # The second is the older name of the first.
+    for name in ("TPU_VISIBLE_CHIPS", "TPU_VISIBLE_DEVICES"):
+        if os.environ.get(name):
+            return [chip.strip() for chip in os.environ[name].split(",")]
+    on_bus = [d for d in _PCI_FOLDER.glob("*") if _read(d / "vendor") == _GOOGLE]
+    count = sum(_read(d / "device") in _TPU_CHIPS for d in on_bus)
+    # Kinds of chips that came later, as their driver names them.
+    return [str(i) for i in range(count or len(list(_DEVICE_FOLDER.glob("accel[0-9]*"))))]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _cores() -> list[int]:

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,12 @@ from typing import Any
 
 from playbook_jax import config as config_lib, hosts, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import launcher, specification as specification_lib
+from playbook_jax.studies import (
+    full_disk,
+    launcher,
+    leaving,
+    specification as specification_lib,
+)
 from playbook_jax.studies.channel import Channel, HostLostError, Message
 from playbook_jax.studies.directory import Status, StudyDirectory
 from playbook_jax.studies.executor import Listener, Stop, Trial
@@ -31,7 +35,6 @@ from playbook_jax.studies.restarts import ENDED, Restarts
 
 _BAD_INPUT = 2
 _GRACE_SECONDS = 30.0  # between the failures of hosts that fail alike
-_POLL_SECONDS = 1.0
 _SHARED_SECONDS = 5.0  # within which the others must see a file that host 0 has written
 # A reason for which a trial is tried again: what failure.py says of jax's errors, and an error of its
 # connections on CPUs that is raised as a ValueError.
@@ -86,7 +89,8 @@ def launch(
         jax.devices()  # which waits until all hosts have come here, so not where one alone does
         here = InProcess(train_module)
         if channel.index:
-            return _follow(channel, here, Path(workdir), stop)
+            with leaving.looking(lambda: leaving.leave_if_told(channel)):
+                return _follow(channel, here, Path(workdir), stop)
         return _lead(channel, here, all_hosts.timeout, config_path, workdir, options)
 
 
@@ -139,13 +143,18 @@ def _lead(
     options: Mapping[str, Any],
 ) -> int:
     """Launches the study, on host 0; however that ends, the others end with it."""
+    silent_limit = options.get("silent_limit", launcher.SILENT_LIMIT)
+
+    def make_executor(study: StudyDirectory, stop: Stop) -> Slice:
+        return Slice(channel, here, timeout, silent_limit, study, stop)
+
     end = {"do": "end", "code": trial_lib.EXIT_CODES[trial_lib.FAILED], "error": ""}
     try:
         end["code"] = launcher.launch(
             config_path,
             workdir,
             num_workers=1,
-            make_executor=lambda study, stop: Slice(channel, here, timeout, study, stop),
+            make_executor=make_executor,
             **options,
         )
     except HostLostError:
@@ -207,7 +216,13 @@ class Slice:
     """The executor of host 0, see `executor.Executor`: all hosts run one trial after another."""
 
     def __init__(
-        self, channel: Channel, here: InProcess, timeout: float, study: StudyDirectory, stop: Stop
+        self,
+        channel: Channel,
+        here: InProcess,
+        timeout: float,
+        silent_limit: float,
+        study: StudyDirectory,
+        stop: Stop,
     ) -> None:
         """Says nothing yet.
 
@@ -215,11 +230,12 @@ class Slice:
           channel: to the other hosts.
           here: what validates and trains on this host.
           timeout: seconds after which jax aborts the processes when a host is silent.
+          silent_limit: seconds without progress after which all start again.
           study: the directory, which is locked.
           stop: asked whether to go on.
         """
         self._channel, self._here, self._timeout = channel, here, timeout
-        self._grace = min(_GRACE_SECONDS, timeout)
+        self._grace, self._silent_limit = min(_GRACE_SECONDS, timeout), silent_limit
         self._path, self._stop = study.path, stop
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
@@ -256,12 +272,18 @@ class Slice:
         where = os.path.relpath(directory, self._path)
         number = self._channel.command({"do": "train", **trial, "directory": where})
         hosts.tell(f"{trial['trial']} {directory}")
-        with self._ending_when_another_fails_alone(number, trial["trial"], directory):
+
+        def progress(step: int) -> None:
+            self._heard = time.monotonic()
+            listener.step(trial["trial"], step)
+
+        self._heard, self._failed_since = began, math.inf
+        with leaving.looking(lambda: self._look(number, trial["trial"], directory)):
             mine = self._here.train(
                 **trial,
                 directory=directory,
                 stop=lambda: bool(self._stop.requests),
-                progress=lambda step: listener.step(trial["trial"], step),
+                progress=progress,
                 out_of_time=lambda: time.monotonic() - began > self._time_limit,
             )
         if not _has_failed(mine):
@@ -316,45 +338,32 @@ class Slice:
             where = directory / "status.json"
             print(f"error: {where} can't be written: {error.strerror or error}", file=sys.stderr)
 
-    @contextlib.contextmanager
-    def _ending_when_another_fails_alone(
-        self, number: int, trial: int, directory: Path
-    ) -> Iterator[None]:
-        """Looks after the answers while this host trains; it may wait for a host that has failed."""
-        over = threading.Event()
-
-        def look() -> None:
-            since = math.inf
-            while not over.wait(_POLL_SECONDS):
-                failed = {
-                    host: answer
-                    for host, answer in self._channel.peek(f"answer/{number}").items()
-                    if _has_failed(answer)
-                }
-                since = min(since, time.monotonic()) if failed else math.inf
-                if time.monotonic() - since > self._grace:
-                    host = min(failed)
-                    self._end(trial, directory, host, failed[host])
-
-        threading.Thread(target=look, daemon=True).start()
-        try:
-            yield
-        finally:
-            over.set()
+    def _look(self, number: int, trial: int, directory: Path) -> None:
+        """Ends all where this host may wait for another one for ever; called while it trains."""
+        answers = self._channel.peek(f"answer/{number}")
+        failed = {host: answer for host, answer in answers.items() if _has_failed(answer)}
+        now = time.monotonic()
+        self._failed_since = min(self._failed_since, now) if failed else math.inf
+        if now - self._failed_since > self._grace:
+            host = min(failed)
+            self._end(trial, directory, host, failed[host])
+        if now - self._heard > self._silent_limit:
+            silence = f"trial {trial} has given no sign of life for {self._silent_limit:g} s"
+            leaving.all_leave(self._channel, hosts.LOST, silence)
 
     def _end(self, trial: int, directory: Path, host: int, answer: Message) -> None:
-        """Ends this process, and so those of all hosts, after a failure that only one of them had."""
+        """Ends the processes of all hosts after a failure that only one of them had."""
         if answer["error"]:
-            print(f"error: host {host}: {answer['error']}", file=sys.stderr)
-            hosts.leave(_BAD_INPUT)
+            leaving.all_leave(self._channel, _BAD_INPUT, f"host {host}: {answer['error']}")
         status = answer["status"]
+        if full_disk.has_stopped(status):
+            text = full_disk.describe(self._path, f"trial {trial}")
+            code = trial_lib.EXIT_CODES[trial_lib.INTERRUPTED]
+            leaving.all_leave(self._channel, code, f"host {host}: {text}")
         reason = f"on host {host} alone: {status['reason']}"
-        print(f"error: trial {trial} FAILED {reason}", file=sys.stderr)
-        if status["reason"].startswith("disk full"):
-            hosts.leave(trial_lib.EXIT_CODES[trial_lib.FAILED])
         self._write(directory, status | {"reason": reason})
-        hosts.tell(ENDED)
-        hosts.leave(hosts.LOST)
+        text = f"trial {trial} FAILED {reason}"
+        leaving.all_leave(self._channel, hosts.LOST, text, trial_has_ended=True)
 
 
 def _has_failed(answer: Message) -> bool:
