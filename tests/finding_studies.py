@@ -132,12 +132,17 @@ def overfitting_of_others(rng, trials, there):
 # --- The other curves ---
 
 
-def late_variance(rng, trials, there):
+def late_variance(rng, trials, there, **options):
     """Late scatter is three times what it is else: as large as the better trials differ, or a third."""
     noise = NOISE * (3 if there else 1)
     # The better half is then uniform over 6 √3 × NOISE, of standard deviation 3 × NOISE.
     costs = np.sort(rng.uniform(0, 12 * np.sqrt(3) * NOISE, trials))
-    return study([trial(rng, falling(rng, 0.1 + cost, noise=noise)) for cost in costs])
+    return study([trial(rng, falling(rng, 0.1 + cost, noise=noise)) for cost in costs], **options)
+
+
+def constant_rate(rng, trials, there):
+    """The same, and the learning rate is constant in both."""
+    return late_variance(rng, trials, there, base={"schedule": "constant"})
 
 
 def still_improving(rng, trials, there):

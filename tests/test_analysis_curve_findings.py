@@ -13,6 +13,7 @@ from playbook_jax.analysis.findings import (
     CANNOT_TELL,
     FINE,
     LOOK,
+    decay,
     end_of_training,
     late_variance,
     overfitting,
@@ -20,8 +21,10 @@ from playbook_jax.analysis.findings import (
     training_fit,
     training_loss,
 )
+from playbook_jax.analysis.proposals import SET, Proposal
 
 CHECKS = (overfitting, late_variance, end_of_training, training_loss, periodicity, training_fit)
+DECAYING = {"schedule": "cosine"}
 N = made.EVALUATIONS
 STEP = made.STEPS / N
 CONSTANT = {"schedule": "constant"}
@@ -237,6 +240,65 @@ def test_late_variance_without_a_difference():
     assert late_variance.check(scattered(0, 0))[0].verdict == CANNOT_TELL
     assert late_variance.check(scattered(0.01, 0))[0].verdict == ACT
     assert late_variance.check(scattered(0.01, 0.01, trials=5))[0].verdict == CANNOT_TELL
+
+
+# --- Decay ---
+
+
+@pytest.mark.playbook("simple-schedules", "default-decay")
+def test_a_constant_rate_is_told_to_try_decay():
+    between = 0.01 * np.sqrt(3.5)
+    (quiet,) = decay.check(scattered(0.3 * between, 0.01, base=CONSTANT))
+    (loud,) = decay.check(scattered(2.0 * between, 0.01, base=CONSTANT))
+    assert (quiet.verdict, loud.verdict) == (LOOK, ACT)
+    for found, sure in ((quiet, False), (loud, True)):
+        assert found.proposals == (Proposal(SET, "schedule", "cosine", sure=sure),)
+        assert found.action.startswith("Try a learning rate that decays to zero (cosine)")
+        assert "100 % in trial 0" in plain(found.evidence[0])
+    # The same scatter under a decay is not for want of one.
+    (finding,) = decay.check(scattered(2.0 * between, 0.01, base=DECAYING))
+    assert (finding.verdict, finding.proposals) == (FINE, ())
+    # Whoever chose it for a reason is told all the same, and decides.
+    study = scattered(2.0 * between, 0.01, base=CONSTANT)
+    study.specification["fixed_reasons"] = {"schedule": "a sweep for max_train_steps"}
+    (finding,) = decay.check(study)
+    assert (finding.verdict, finding.proposals[0].sure) == (ACT, False)
+    assert finding.evidence[-1] == "It was chosen so: a sweep for max_train_steps."
+
+
+@pytest.mark.parametrize(
+    ("base", "part"),
+    [
+        ({"schedule": "linear", "hparams": {"end_factor": 0.1}}, 0.1),
+        ({"schedule": "cosine", "hparams": {"end_factor": 0.9}}, 0.9),
+        # STEPS of 1,000 more: 1 / √2, and 1 / √1.1.
+        (
+            {"schedule": "rsqrt", "hparams": {"rsqrt_timescale": 1000}, "max_train_steps": 1000},
+            0.7071,
+        ),
+        ({"schedule": "rsqrt", "max_train_steps": 1000}, 0.9535),
+        (
+            {"schedule": "rsqrt", "hparams": {"rsqrt_timescale": 100}, "max_train_steps": 1000},
+            0.3015,
+        ),
+    ],
+)
+def test_how_much_of_the_rate_is_left(base, part):
+    study = scattered(0.001, 0.01, base=base)
+    assert decay.remaining(study, study.best) == pytest.approx(part, rel=1e-3)
+    (finding,) = decay.check(study)
+    assert finding.verdict == (FINE if part <= 0.5 else LOOK)
+    if part > 0.5 and base["schedule"] == "cosine":
+        assert finding.proposals == (Proposal(SET, "hparams.end_factor", 0.0, sure=False),)
+
+
+def test_without_results_or_a_schedule_a_decay_cannot_be_missed():
+    failed = made.study([{"objective": None}] * 3, base=CONSTANT)
+    unknown = scattered(0.01, 0.01, base={"schedule": "my_own"})
+    unnamed = scattered(0.01, 0.01)
+    for study in (failed, unknown, unnamed):
+        (finding,) = decay.check(study)
+        assert (finding.verdict, finding.action) == (CANNOT_TELL, "")
 
 
 # --- The end of training ---

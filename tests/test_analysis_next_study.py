@@ -191,6 +191,7 @@ def test_the_next_study_is_read_back_as_the_launcher_reads_it(reported):
     assert after["nuisance"] == {
         **old["nuisance"],
         MOMENTUM: {**old["nuisance"][MOMENTUM], "high": 0.9999},
+        DECAY: {**old["nuisance"][DECAY], "high": 0.1},  # its best trials overfit
         "hparams.warmup_steps": {"scale": "log", "low": 1, "high": 2, "type": "int"},
     }
     assert (after["fixed"], after["fixed_reasons"]) == (old["fixed"], old["fixed_reasons"])
@@ -235,7 +236,8 @@ def test_it_launches_unedited(reported, tmp_path):
 
 @pytest.mark.playbook("next-study")
 def test_where_nothing_is_to_be_changed_there_is_none(reported, tmp_path):
-    directory = real(tmp_path / "s", EDGE, num_trials=2)
+    to_the_end = dataclasses.replace(EDGE, best_at=lambda rng: 1.0)  # no overfitting
+    directory = real(tmp_path / "s", to_the_end, num_trials=2)
     (directory / "next_study.py").write_text("an old one")
     (directory / "next_study_base.json").write_text("{}")
     _, told = report.conclude(directory)

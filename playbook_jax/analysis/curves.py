@@ -79,7 +79,7 @@ def compared(study: Study) -> list[Trial]:
     scientific = [h for h in study.hyperparameters if h.role == "scientific"]
     names = [h.name for h in scientific]
     if not names or not all(isinstance(h.space, Values) for h in scientific):
-        return study.leaders
+        return study.contenders
     best: dict[str, Trial] = {}
     for trial in study.ranked:
         best.setdefault(repr([trial.parameters.get(name) for name in names]), trial)

@@ -112,6 +112,8 @@ def _consider(made: Draft, study: Study, finding: Finding, proposal: Proposal) -
     key = (proposal.name, proposal.side)
     text = _describe(made, study, proposal)
     try:
+        if key in made.taken and any(_same(change.proposal, proposal) for change in made.changes):
+            return  # two findings want the same
         if key in made.taken and made.taken[key] is not finding:
             raise _RefusedError(f"decided already by “{made.taken[key].answer}”")
         role, after = _after(made, proposal)
@@ -130,6 +132,10 @@ def _consider(made: Draft, study: Study, finding: Finding, proposal: Proposal) -
             del names[proposal.name]
     _members(made, role)[proposal.name] = after
     made.changes.append(change)
+
+
+def _same(one: Proposal, other: Proposal) -> bool:
+    return dataclasses.replace(one, sure=True) == dataclasses.replace(other, sure=True)
 
 
 def _members(made: Draft, role: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which search spaces to give the remedies for instability: warmup, then clipping.
+"""Which search spaces to give the remedies for instability: warmup, then clipping; and what clipping to undo.
 
 Source: playbook, "Potential fixes for common instability patterns" (warmup first, then clipping), "How to
 apply learning rate warmup" and "Gradient clipping".
@@ -8,11 +8,12 @@ import dataclasses
 import math
 import statistics
 
-from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
+from playbook_jax.analysis.hyperparameters import HIGH, LOW, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
-from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, NARROW, Proposal
-from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, NARROW, SET, Proposal
+from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.studies import conditions
+from playbook_jax.studies.search_space import Range
 
 RATE, WARMUP, CLIPPING = "hparams.learning_rate", "hparams.warmup_steps", "hparams.clip_norm"
 # Warmup over two orders of magnitude up to a tenth of max_train_steps, the playbook's most.
@@ -47,6 +48,77 @@ def propose(study: Study, region: Region, on: set[str]) -> tuple[Proposal, ...]:
     return () if added is None else (_where(added, rate), _rate(rate, region))
 
 
+def early(study: Study) -> tuple[Proposal, ...]:
+    """Returns warmup, longer warmup, or clipping where training is unstable in its first steps."""
+    longest = _longest_warmup(study)
+    varying = _of_path(study, WARMUP)
+    if varying:
+        proposals = [
+            Proposal(EXTEND, h.name, longest, HIGH)
+            for h in varying
+            if isinstance(h.space, Range) and longest is not None and longest > h.space.high
+        ]
+        if proposals:
+            return tuple(proposals)
+    else:
+        now = study.base(WARMUP, 0)
+        added = _warmup(study)
+        if now and added is not None and longest > now:
+            added = dataclasses.replace(added, value={**added.value, "low": now})
+        if added is not None and longest > now:
+            return (added,)
+    clips = _of_path(study, CLIPPING) or study.base(CLIPPING)
+    added = None if clips else _clipping(study)
+    return () if added is None else (added,)
+
+
+def clip_outliers(study: Study) -> tuple[Proposal, ...]:
+    """Returns thresholds around the 90th percentile of the gradient norms, where they are not there yet."""
+    added = _clipping(study)
+    if added is None:
+        return ()
+    varying = _of_path(study, CLIPPING)
+    if not varying:
+        return (added,)
+    low = added.value["low"]
+    return tuple(
+        Proposal(EXTEND, h.name, low, LOW)
+        for h in varying
+        if isinstance(h.space, Range) and low < h.space.low
+    )
+
+
+def clip_less(study: Study, trial: Trial) -> tuple[Proposal, ...]:
+    """Returns thresholds that act on fewer updates than a trial's, and the smaller rates that it acted as.
+
+    Source: playbook, "Gradient clipping": extremely aggressive clipping is a strange way of reducing the
+    learning rate, which is better done by itself.
+    """
+    added = _clipping(study)
+    threshold = study.value(trial, CLIPPING, 0.0)
+    if added is None or not threshold:
+        return ()
+    low, high = added.value["low"], added.value["high"]
+    varying = [h for h in _of_path(study, CLIPPING) if h.name in trial.parameters]
+    proposals = [] if varying else [Proposal(SET, CLIPPING, float(f"{high / CLIP_BEYOND:.2g}"))]
+    for h in varying:
+        if isinstance(h.space, Range):
+            if high > h.space.high:
+                proposals.append(Proposal(EXTEND, h.name, high, HIGH))
+            if low > h.space.low:
+                proposals.append(Proposal(NARROW, h.name, low, LOW))
+    smaller = min(1.0, float(threshold) / low)
+    for h in _of_path(study, RATE):
+        if isinstance(h.space, Range) and h.space.scale == "log" and smaller < 1:
+            proposals.append(Proposal(EXTEND, h.name, float(f"{h.space.low * smaller:.2g}"), LOW))
+    return tuple(proposals)
+
+
+def _of_path(study: Study, path: str) -> list[Hyperparameter]:
+    """Returns what varies a value of the config, under whatever condition."""
+    return [h for h in study.hyperparameters if conditions.path(h.name) == path]
+
+
 def _where(added: Proposal, rate: Hyperparameter) -> Proposal:
     """Returns a proposal under the condition of the learning rate, if that has one."""
     condition = rate.space.to_dict().get("when")
@@ -56,11 +128,16 @@ def _where(added: Proposal, rate: Hyperparameter) -> Proposal:
     return dataclasses.replace(added, name=name, value={**added.value, "when": condition})
 
 
-def _warmup(study: Study) -> Proposal | None:
+def _longest_warmup(study: Study) -> int | None:
     steps = study.base("max_train_steps")
-    if not isinstance(steps, int):
+    return max(1, round(WARMUP_PARTS[1] * steps)) if isinstance(steps, int) else None
+
+
+def _warmup(study: Study) -> Proposal | None:
+    high = _longest_warmup(study)
+    if high is None:
         return None
-    low, high = (max(1, round(part * steps)) for part in WARMUP_PARTS)
+    low = max(1, round(WARMUP_PARTS[0] * study.base("max_train_steps")))
     if low >= high:
         return None
     return Proposal(ADD, WARMUP, {"scale": "log", "low": low, "high": high, "type": "int"})

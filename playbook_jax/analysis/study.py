@@ -63,6 +63,7 @@ class Trial:
       evaluations: every metric, and `step`, as arrays of one length, thinned; NaN where not finite.
       records: what was recorded at each step; every single one only of the best few.
       timing: what `clock.totals` says of the run, where it was measured.
+      model_size: how many parameters the model has, or None.
     """
 
     number: int
@@ -76,6 +77,7 @@ class Trial:
     evaluations: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     records: StepRecords = dataclasses.field(default_factory=StepRecords)
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
+    model_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +190,11 @@ class Study:
     def leaders(self) -> list[Trial]:
         """The best few."""
         return self.ranked[:LEADERS]
+
+    @property
+    def contenders(self) -> list[Trial]:
+        """Those of the best few that learned something; the best few as they are where no trial did."""
+        return [t for t in self.leaders if not t.unlearned] or self.leaders
 
     @property
     def best(self) -> Trial | None:
@@ -322,6 +329,7 @@ def _load_trial(
         _evaluations(summary),
         step_records.parse(summary),
         step_records.timing(path),
+        _model_size(summary),
     )
 
 
@@ -338,6 +346,11 @@ def _problem(status: Any) -> str:
         if not isinstance(best_step, int) or not 0 <= best_step <= (status.get("step") or 0):
             return "says COMPLETE and has no best step in its run"
     return ""
+
+
+def _model_size(summary: Any) -> int | None:
+    size = summary.get("parameters") if isinstance(summary, dict) else None
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _unlearned(summary: Any, part: float) -> bool:

@@ -6,7 +6,8 @@ A check is a module of this package with
     def check(study: Study) -> list[Finding]: …    at least one finding, whatever the study is
 
 and is found by listing the package, so adding one is adding a file. Checks are pure functions of a
-`Study`. Each threshold is a named constant with its source or its reason beside it.
+`Study`. Where no trial has learned anything, only those with OF_FAILURES = True ask for something. Each
+threshold is a named constant with its source or its reason beside it.
 """
 
 import dataclasses
@@ -104,7 +105,30 @@ def check(study: Study) -> list[Finding]:
         for module in pkgutil.iter_modules(__path__)
     ]
     modules.sort(key=lambda module: (module.ORDER, module.__name__))
-    return [finding for module in modules for finding in module.check(study)]
+    found = []
+    for module in modules:
+        of_failures = getattr(module, "OF_FAILURES", False)
+        told = module.check(study)
+        found += told if of_failures or study.learned or not study.ranked else map(_unlearned, told)
+    return found
+
+
+def _unlearned(finding: Finding) -> Finding:
+    """Returns what is left of a finding where no complete trial has learned anything: nothing to do."""
+    if not finding.action:
+        return finding
+    return dataclasses.replace(
+        finding,
+        verdict=CANNOT_TELL,
+        answer="No trial that is complete has learned anything: first make one that does.",
+        action="",
+        advice="",
+        open_question="",
+        evidence=(),
+        trials=(),
+        figures=(),
+        proposals=(),
+    )
 
 
 def to_do(findings: list[Finding]) -> list[Finding]:

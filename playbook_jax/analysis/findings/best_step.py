@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from playbook_jax.analysis import numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, training_fit
 from playbook_jax.analysis.proposals import SET, Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
@@ -76,7 +76,7 @@ def check(study: Study) -> list[Finding]:
 
     Source: playbook, "Deciding how long to train when training is *not* compute-bound".
     """
-    complete = [trial for trial in study.ranked if trial.step > 0]
+    complete = [trial for trial in study.learned or study.ranked if trial.step > 0]
     if len(complete) < FEWEST.of(study):
         text = f"{numerals.plural(len(complete), 'complete trial')}: too few to call it a habit."
         return [_finding(study, CANNOT_TELL, text if complete else "No trial is complete.")]
@@ -96,7 +96,7 @@ def check(study: Study) -> list[Finding]:
 
 def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
     """Judges best steps that are late: a decaying schedule puts them there whatever the length."""
-    gains = [(trial, *_late_gain(study, trial)) for trial in trials[: len(study.leaders)]]
+    gains = [(trial, *_late_gain(study, trial)) for trial in trials[: len(study.contenders)]]
     gains = [(trial, gain, noise) for trial, gain, noise in gains if np.isfinite(gain + noise)]
     if gains:
         told = [
@@ -111,6 +111,14 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
     longer = round_up(2 * max(trial.step for trial in trials))
     steps = numerals.count(longer)
     if all(decays_to_zero(study, trial) for trial in trials):
+        short = _too_short(study, trials)
+        if short:
+            text = (
+                "The best steps are late, and the training set is far from fit where validation is hardly "
+                "harder: training is too short, or the model too small."
+            )
+            action = f"Try {steps} training steps, the decay stretched to that length."
+            return _finding(study, LOOK, text, [*evidence, short], action, propose(study, longer))
         text = (
             "The best steps are late, as they are under a schedule that decays to zero, whatever the "
             "length: this alone does not show that longer training helps."
@@ -122,6 +130,23 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
     text = "The best step is consistently in the last quarter of the run."
     action = f"Try {steps} training steps, and tune the decay of the learning rate anew."
     return _finding(study, LOOK, text, evidence, action, propose(study, longer))
+
+
+def _too_short(study: Study, trials: list[Trial]) -> str:
+    """Returns the errors of the best few if there is much to learn and no gap; empty otherwise.
+
+    A decay puts the best step at the end of any run. But where training itself has far to go and its
+    error is that of validation, the run has ended before its time.
+    """
+    gaps = [gap for t in trials[: len(study.contenders)] if (gap := training_fit.measure(study, t))]
+    if not gaps or sum(gap.closed(study) for gap in gaps) <= len(gaps) / 2:
+        return ""
+    told = [
+        f"{numerals.percent(gap.train / gap.validation)} in trial {gap.trial}"
+        for gap in gaps
+        if gap.validation
+    ]
+    return f"At the end training has, of the error in validation: {numerals.join(told)}."
 
 
 def propose(study: Study, steps: int, sure: bool = True) -> tuple[Proposal, ...]:
@@ -206,7 +231,7 @@ def _finding(
             else ""
         ),
         section=SECTION,
-        trials=tuple(trial.number for trial in study.leaders),
+        trials=tuple(trial.number for trial in study.contenders),
         figures=FIGURES,
         playbook=PLAYBOOK,
         proposals=proposals,

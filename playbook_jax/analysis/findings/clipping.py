@@ -1,6 +1,8 @@
 """How many of the updates does gradient clipping touch?"""
 
-from playbook_jax.analysis import numerals
+import dataclasses
+
+from playbook_jax.analysis import numerals, remedies
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
@@ -28,7 +30,7 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Gradient clipping": extremely aggressive clipping is a strange way of reducing the
     learning rate, and that should be reduced instead; the threshold is chosen at the 90th percentile.
     """
-    leaders = study.leaders
+    leaders = study.contenders
     if not leaders:
         return [_finding(CANNOT_TELL, "No trial is complete.")]
     trials = [t for t in leaders if threshold(study, t) > 0]
@@ -59,7 +61,10 @@ def check(study: Study) -> list[Finding]:
     if at is not None:
         action += f", {numerals.number(at, 2)}"
     verdict = ACT if best else LOOK
-    return [_finding(verdict, text, evidence, f"{action}.", tuple(t.number for t in above))]
+    found = _finding(verdict, text, evidence, f"{action}.", tuple(t.number for t in above))
+    return [
+        dataclasses.replace(found, proposals=remedies.clip_less(study, above[0]) if best else ())
+    ]
 
 
 def threshold(study: Study, trial: Trial) -> float:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import numerals, remedies
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
@@ -81,7 +81,7 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Identifying unstable workloads": some models show very early instability followed
     by a recovery that results in slow but stable training, which common evaluation schedules miss.
     """
-    measured = [bump for t in study.leaders if (bump := measure(study, t)) is not None]
+    measured = [bump for t in study.contenders if (bump := measure(study, t)) is not None]
     if not measured:
         text = "No trial is complete."
         if study.ranked:
@@ -103,7 +103,9 @@ def check(study: Study) -> list[Finding]:
     if all(b.hidden for b in rising):
         text = f"{text[:-1]}, unseen by the evaluations."
     verdict = ACT if max(b.part for b in rising) >= ACT_PART.of(study) else LOOK
-    return [_finding(verdict, text, evidence, _mend(study), tuple(b.trial for b in rising))]
+    trials = tuple(b.trial for b in rising)
+    found = _finding(verdict, text, evidence, _mend(study), trials)
+    return [dataclasses.replace(found, proposals=remedies.early(study))]
 
 
 def measure(study: Study, trial: Trial) -> Bump | None:

@@ -148,7 +148,7 @@ def _still_improving(study: Study, evidence: list[str], trials: tuple[int, ...])
         )
         return _finding(CANNOT_TELL, text, evidence, trials=trials)
     already = any(f.action for f in best_step.check(study))
-    return _finding(
+    found = _finding(
         LOOK,
         "The best trials are still improving at the end: training is compute-bound.",
         evidence,
@@ -157,6 +157,8 @@ def _still_improving(study: Study, evidence: list[str], trials: tuple[int, ...])
         else "Train longer if you can afford it (max_train_steps), or let the learning rate decay.",
         trials,
     )
+    longer = best_step.round_up(2 * max(t.step for t in leaders))
+    return dataclasses.replace(found, proposals=() if already else best_step.propose(study, longer))
 
 
 def _saturated(

@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import numerals, remedies
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, clipping
+from playbook_jax.analysis.proposals import Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
 
@@ -80,7 +81,7 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Identifying unstable workloads": outlier values of the gradient norm can result in
     instability in the middle of training, and say how to clip.
     """
-    trials = [t for t in study.leaders if len(t.records.every.get("loss", ())) >= FEWEST]
+    trials = [t for t in study.contenders if len(t.records.every.get("loss", ())) >= FEWEST]
     if not trials:
         text = "No trial is complete."
         if study.ranked:
@@ -104,7 +105,8 @@ def check(study: Study) -> list[Finding]:
             f"Training is shaken by outlier gradients: {numerals.trials(worst)}"
             f" ({'in the first ' if len(worst) > 1 else ''}at {steps})."
         )
-        return [_finding(ACT, text, evidence, _mend(study, trials[0]), tuple(worst))]
+        found = _finding(ACT, text, evidence, _mend(study, trials[0]), tuple(worst))
+        return [dataclasses.replace(found, proposals=_proposals(study, trials[0]))]
     text = f"Some gradients are far above the usual ({numerals.trials(list(spikes))}), harmless so far."
     return [_finding(LOOK, text, evidence, _mend(study, trials[0]), tuple(spikes))]
 
@@ -174,6 +176,16 @@ def _told(number: int, spikes: list[Spike]) -> str:
     ]
     rest = f" ({len(spikes)} in all)" if len(spikes) > len(largest) else ""
     return numerals.sentence(f"Trial {number}: {'; '.join(told)}{rest}")
+
+
+def _proposals(study: Study, best: Trial) -> tuple[Proposal, ...]:
+    """Returns what `_mend` says, where clipping, or clipping harder, is what may help."""
+    at, threshold = (
+        best.records.percentiles.get(clipping.PERCENTILE),
+        clipping.threshold(study, best),
+    )
+    harder = at is not None and not 0 < threshold <= at
+    return remedies.clip_outliers(study) if harder else remedies.early(study)
 
 
 def _mend(study: Study, best: Trial) -> str:

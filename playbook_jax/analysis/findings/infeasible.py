@@ -4,10 +4,12 @@ import json
 import math
 import re
 
+import numpy as np
+
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import infeasible_region, numerals, remedies
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
-from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
+from playbook_jax.analysis.hyperparameters import HIGH, LOW, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.proposals import LEAVE_OUT, NARROW, Proposal
 from playbook_jax.analysis.study import Study, Trial
@@ -16,6 +18,7 @@ from playbook_jax.studies import conditions
 from playbook_jax.studies.search_space import Range
 
 ORDER = 20
+OF_FAILURES = True  # of trials that learned nothing, too
 
 LOOK_FRACTION = Threshold(
     "infeasible.look_fraction",
@@ -41,6 +44,16 @@ FEWEST = Threshold(
     "ended trials below which a fraction says nothing",
 )
 
+STILL = Threshold(
+    "infeasible.still",
+    1.1,
+    1,
+    100,
+    "a training loss that is never above so many times the first one has not diverged: batches scatter",
+)
+BEYOND = 1000.0  # how far the next study goes where all trials fail: three decades, as wide as a first space
+_END, _BEYOND = {LOW: "smallest", HIGH: "largest"}, {LOW: "smaller", HIGH: "larger"}
+
 QUESTION = "How many trials are infeasible?"
 SECTION = "Extracting insight from experimental results"
 PLAYBOOK = ("infeasible-fraction",)
@@ -64,17 +77,65 @@ def check(study: Study) -> list[Finding]:
     fraction = len(failures) / ended
     answer = _answer(study, ended)
     if fraction == 1:
+        side = HIGH if _stands_still(study) else LOW
         action = (
-            "Train one trial by hand with the smallest learning rate. If it fails too, suspect a bug "
-            "in the training code or the data; else search at smaller values."
+            f"Train one trial by hand with the {_END[side]} learning rate. If it fails too, suspect a bug "
+            f"in the training code or the data; else search at {_BEYOND[side]} values."
         )
-        return [_finding(study, ACT, answer, action)]
+        return [_finding(study, ACT, answer, action, _elsewhere(study, side))]
     if ended < FEWEST.of(study):
         return [_finding(study, CANNOT_TELL, f"{answer} That is too few for a fraction.")]
     if fraction >= LOOK_FRACTION.of(study):
         verdict = ACT if fraction >= ACT_FRACTION.of(study) else LOOK
         return [_finding(study, verdict, answer, _mend(study), _proposals(study))]
     return [_finding(study, FINE, answer)]
+
+
+def _stands_still(study: Study) -> bool:
+    """Says whether no loss went anywhere, as under learning rates that are too small; else it rose."""
+    if study.of_state(trial_lib.INFEASIBLE):
+        return False
+    found = [t.records.curves["loss"] for t in study.failures if "loss" in t.records.curves]
+    return bool(found) and all(np.nanmax(loss) <= STILL.of(study) * loss[0] for loss in found)
+
+
+def _side_of_learned(study: Study) -> str:
+    """Returns the side on which the few trials that learned lie, if their learning rates are its last."""
+    rates = _rates(study)
+    if len(rates) != 1 or len(study.learned) >= FEWEST.of(study):
+        return ""
+    learned, failed = (
+        [rates[0].unit(t.parameters.get(rates[0].name)) for t in trials]
+        for trials in (study.learned, study.failures)
+    )
+    if max(learned) < min(failed):
+        return LOW
+    return HIGH if min(learned) > max(failed) else ""
+
+
+def _rates(study: Study) -> list[Hyperparameter]:
+    """Returns the learning rates that are searched on a logarithmic scale."""
+    return [
+        h
+        for h in study.hyperparameters
+        if conditions.path(h.name) == remedies.RATE
+        and isinstance(h.space, Range)
+        and h.space.scale == "log"
+    ]
+
+
+def _elsewhere(study: Study, side: str) -> tuple[Proposal, ...]:
+    """Returns learning rates beyond one end of those of a study."""
+    proposals = []
+    for h in _rates(study):
+        ends = (
+            (h.space.low / BEYOND, h.space.low)
+            if side == LOW
+            else (h.space.high, BEYOND * h.space.high)
+        )
+        bounds = tuple(float(f"{end:.3g}") for end in ends)
+        proposals.append(Proposal(NARROW, h.name, bounds))
+    return tuple(proposals)
 
 
 def _answer(study: Study, ended: int) -> str:
@@ -96,7 +157,10 @@ def _one(study: Study) -> str:
 
 
 def _mend(study: Study) -> str:
-    region = infeasible_region.find(study)
+    region, side = infeasible_region.find(study), _side_of_learned(study)
+    if region is None and side:
+        only = "trial that learned has" if len(study.learned) == 1 else "trials that learned have"
+        return f"Search at {_BEYOND[side]} learning rates: the only {only} the {_END[side]} of all."
     if region is None:
         return (
             "Look at the reasons of these trials: they lie in no one part of the search space, as they "
@@ -116,7 +180,9 @@ def _mend(study: Study) -> str:
 
 def _proposals(study: Study) -> tuple[Proposal, ...]:
     """Returns what would leave out the region in which these trials lie, if it is along one axis."""
-    region = infeasible_region.find(study)
+    region, side = infeasible_region.find(study), _side_of_learned(study)
+    if region is None and side:
+        return _elsewhere(study, side)
     if region is None or len(region.direction.names) > 1:
         return ()
     (name,) = region.direction.names

@@ -9,6 +9,7 @@ from playbook_jax.analysis.study import Study
 from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 90
+OF_FAILURES = True  # of trials that learned nothing, too
 
 ACT_PART = Threshold(
     "input_bound.act_part",

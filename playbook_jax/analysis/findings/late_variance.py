@@ -1,11 +1,21 @@
 """Do evaluations late in training scatter so much that they blur the differences between trials?"""
 
+import dataclasses
 import math
 
 import numpy as np
 
 from playbook_jax.analysis import curve_shapes, curves, numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
+from playbook_jax.analysis.findings import (
+    ACT,
+    CANNOT_TELL,
+    FINE,
+    LOOK,
+    Finding,
+    Question,
+    best_step,
+)
+from playbook_jax.analysis.proposals import SET, Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
 
@@ -41,6 +51,9 @@ FEWEST = Threshold(
     "complete trials; of fewer, their spread is not known to better than a third",
 )
 
+SCHEDULE, END_FACTOR = "schedule", "hparams.end_factor"
+DEFAULT_SCHEDULE = "cosine"  # of the playbook's two defaults the one that the configs here have
+
 QUESTION = "Do evaluations scatter late in training?"
 SECTION = "Examining the training curves"
 PLAYBOOK = ("late-variance",)
@@ -53,8 +66,8 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Examining the training curves": high step-to-step variance late in training hides
     differences between scientific values, and the best trial's luck cannot be repeated.
     """
-    if len(study.ranked) < FEWEST.of(study):
-        number = numerals.plural(len(study.ranked), "complete trial")
+    if len(_competing(study)) < FEWEST.of(study):
+        number = numerals.plural(len(_competing(study)), "complete trial")
         return [_finding(CANNOT_TELL, f"{number}: too few to know how far trials lie apart.")]
     scatters = {t.number: late_scatter(study, t) for t in curves.compared(study)}
     known = {number: value for number, value in scatters.items() if math.isfinite(value)}
@@ -69,7 +82,7 @@ def check(study: Study) -> list[Finding]:
         f"From one late evaluation to the next the {numerals.metric_label(study.metric)} scatters by "
         f"{numerals.metric(study.metric, scatter)} (standard deviation, median over "
         f"{numerals.trials(list(known))}).",
-        f"The better half of the {len(study.ranked)} complete trials lie "
+        f"The better half of the {len(_competing(study))} complete trials lie "
         f"{numerals.metric(study.metric, spread)} apart (standard deviation): the scatter is "
         f"{numerals.percent(part) if spread else 'more'} of that.",
     )
@@ -85,7 +98,13 @@ def check(study: Study) -> list[Finding]:
         ACT: "Late evaluations scatter as much as the better trials differ: their order is luck.",
     }
     verdict = ACT if part >= ACT_PART.of(study) else LOOK
-    return [_finding(verdict, answers[verdict], evidence, _remedies(study), trials)]
+    found = _finding(verdict, answers[verdict], evidence, _remedies(study), trials)
+    return [dataclasses.replace(found, proposals=decay(study, sure=verdict == ACT))]
+
+
+def _competing(study: Study) -> list[Trial]:
+    """Returns the complete trials that learned something, the best first; all where none did."""
+    return study.learned or study.ranked
 
 
 def late_scatter(study: Study, trial: Trial) -> float:
@@ -98,14 +117,23 @@ def late_scatter(study: Study, trial: Trial) -> float:
 
 def between(study: Study) -> float:
     """Returns the standard deviation of the objectives of the better half of the complete trials."""
-    costs = study.costs(study.ranked)
+    costs = study.costs(_competing(study))
     return float(np.std(costs[: max(3, math.ceil(COMPETING.of(study) * len(costs)))], ddof=1))
+
+
+def decay(study: Study, sure: bool) -> tuple[Proposal, ...]:
+    """Returns a schedule under which the best trial's learning rate would end at zero, if it does not."""
+    if best_step.decays_to_zero(study, study.best):
+        return ()
+    if study.value(study.best, SCHEDULE) in best_step.DECAYING:
+        return (Proposal(SET, END_FACTOR, 0.0, sure=sure),)
+    return (Proposal(SET, SCHEDULE, DEFAULT_SCHEDULE, sure=sure),)
 
 
 def _remedies(study: Study) -> str:
     """Returns what to try, what the study does not have yet first."""
     ways = []
-    if study.base("schedule") == "constant":
+    if not best_step.decays_to_zero(study, study.best):
         ways.append("a learning rate that decays")
     if not study.base("hparams.polyak_decay"):
         ways.append("the average of the parameters (polyak_decay)")

@@ -6,9 +6,12 @@ import math
 import numpy as np
 
 from playbook_jax.analysis import curve_shapes, curves, numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, boundary
+from playbook_jax.analysis.hyperparameters import HIGH
+from playbook_jax.analysis.proposals import ADD, EXTEND, Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.studies import conditions
 
 ORDER = 50
 
@@ -49,6 +52,12 @@ QUESTION = "Do trials overfit?"
 SECTION = "Examining the training curves"
 PLAYBOOK = ("problematic-overfitting", "overfitting-anywhere")
 FIGURES = ("training-curves",)
+# Search spaces for what regularizes, in the order in which the playbook names them.
+KINDS = {
+    "hparams.dropout_rate": {"scale": "linear", "low": 0.0, "high": 0.5},
+    "hparams.label_smoothing": {"scale": "linear", "low": 0.0, "high": 0.2},
+    "hparams.weight_decay": {"scale": "log", "low": 1e-5, "high": 1e-1},
+}
 # Hyperparameters that regularize, by what their names contain.
 REGULARIZERS = (
     "weight_decay",
@@ -184,13 +193,36 @@ def _among_the_best(
     )
     if tuned:
         action = f"Search stronger regularization ({numerals.join(tuned)}, or another kind as well)"
-    return _finding(
+    found = _finding(
         ACT,
         numerals.sentence(f"The validation error rises again in {which}: {names}"),
         tuple(evidence),
         f"{action} before anything is compared.",
         tuple(r.trial for r in overfit),
     )
+    return dataclasses.replace(found, proposals=_regularize(study))
+
+
+def _regularize(study: Study) -> tuple[Proposal, ...]:
+    """Returns stronger regularization where some is searched, else the first kind that the config has."""
+    proposals = [
+        Proposal(EXTEND, h.name, stronger, HIGH)
+        for h in study.hyperparameters
+        if _regularizes(h.name) and (stronger := boundary.extended(h, HIGH)) is not None
+    ]
+    if proposals:
+        return tuple(proposals)
+    varying = {conditions.path(h.name) for h in study.hyperparameters}
+    for name, space in KINDS.items():
+        now = study.base(name)
+        if name in varying or not isinstance(now, int | float):
+            continue
+        if space["scale"] == "log" and now > space["high"] / 10:
+            space = {**space, "high": 10.0 * now}
+        elif now >= space["high"]:
+            continue
+        return (Proposal(ADD, name, space),)
+    return ()
 
 
 def _among_others(study: Study, best: list[Rise], suspects: list[Rise], others: int) -> Finding:

@@ -55,7 +55,7 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Round 1" of compute-bound training: if it is not possible to fit the training set,
     regularization will hardly help.
     """
-    gaps = [gap for t in study.leaders if (gap := measure(study, t)) is not None]
+    gaps = [gap for t in study.contenders if (gap := measure(study, t)) is not None]
     if not gaps:
         text = (
             "Training was not evaluated beside validation."

@@ -8,6 +8,7 @@ from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 25
+OF_FAILURES = True  # of trials that learned nothing, too
 
 CHANCE = Threshold(
     "training_loss.chance",
