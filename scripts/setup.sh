@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv in this checkout with everything the project needs; a second run costs nothing.
-#   scripts/setup.sh [extra ...]     extras of pyproject.toml: test, cuda, tpu
+#   scripts/setup.sh [extra ...]     extras of pyproject.toml: test, ray, cuda, tpu
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -6,11 +6,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from launched_study import LAUNCH, STEPS, Study, gone
 from small import ROOT
+
+from playbook_jax import trial
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import leases, mirror, ray_cluster, ray_executor
 
 pytest.importorskip("ray", reason="ray is not installed: scripts/setup.sh test")
 
@@ -99,31 +104,68 @@ class RayStudy(Study):
         return self
 
 
-@pytest.mark.playbook("studies-survive-interruptions")
-@pytest.mark.parametrize("apart", [False, True], ids=["shared", "apart"])
-def test_a_node_is_lost_and_every_trial_is_complete_once(tmp_path, cluster, apart):
-    study = RayStudy(tmp_path, cluster, apart, notes="seconds=0.05", num_trials=4).start()
-    study.until(lambda: len(study.steps(0)) > 3 and len(study.steps(1)) > 3)
+def lose_a_node(study, cluster, lost_with):
+    """Kills a node when two trials run, one a node; `lost_with`: the trials in that worker's program."""
+    study.until(lambda: len(study.steps(0)) > 3 and len(study.steps(lost_with)) > 3)
     cluster.tell("kill")
     code, output, errors = study.wait()
     assert (code, errors) == (0, "")
     assert "test: 4 trials, 4 COMPLETE\n" in output
     assert study.states() == ["COMPLETE"] * 4
-    # Each step once, and of the lost trial none again that was saved.
+    # Each step once, and of a lost trial none again that was saved.
     assert all(study.steps(number) == list(range(1, STEPS + 1)) for number in range(4))
-    attempts = [study.attempts(number) for number in range(4)]
-    assert sorted(map(len, attempts)) == [1, 1, 1, 2]
-    lost = max(attempts, key=len)
-    assert lost[1]["from"] >= 3
     assert gone(study.workers())
     assert len(study.workers()) == 2
     assert not (study.path / ".leases").exists()
     cluster.tell("add")
+    return [study.attempts(number) for number in range(4)]
 
 
 @pytest.mark.playbook("studies-survive-interruptions")
-def test_a_killed_launcher_leaves_nothing_and_any_executor_goes_on(tmp_path, cluster):
-    study = RayStudy(tmp_path, cluster, notes="seconds=0.05", num_trials=3).start()
+def test_a_node_is_lost_and_every_trial_is_complete_once(tmp_path, cluster):
+    study = RayStudy(tmp_path, cluster, notes="seconds=0.05", num_trials=4).start()
+    attempts = lose_a_node(study, cluster, lost_with=1)
+    assert sorted(map(len, attempts)) == [1, 1, 1, 2]
+    again = max(attempts, key=len)
+    assert again[1]["from"] >= 3
+    cores = [attempt["cores"] for trials in attempts for attempt in trials]
+    assert len({tuple(core) for core in cores}) == min(2, len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.playbook("studies-survive-interruptions")
+def test_nodes_that_share_no_disk_send_back_what_they_save_also_of_packs(tmp_path, cluster):
+    study = RayStudy(tmp_path, cluster, apart=True, notes="seconds=0.05", num_trials=4)
+    attempts = lose_a_node(study.start(pack=2), cluster, lost_with=2)
+    assert sorted(map(len, attempts)) == [1, 1, 2, 2]
+    for number, trials in enumerate(attempts):
+        assert all(a["packing"] == {"lanes": 2, "lane": number % 2} for a in trials)
+        assert all(again["from"] >= 3 for again in trials[1:])
+
+
+@pytest.mark.playbook("studies-survive-interruptions")
+def test_ctrl_c_saves_and_a_worker_that_dies_is_replaced(tmp_path, cluster):
+    study = RayStudy(tmp_path, cluster, apart=True, notes="seconds=0.1 die=1", num_trials=2)
+    study.start()
+    study.until(lambda: len(study.steps(0)) > 3)
+    study.process.send_signal(signal.SIGINT)
+    code, _, errors = study.wait()
+    assert (code, errors) == (75, "")
+    assert study.states()[0] == "INTERRUPTED"
+    assert gone(study.workers())
+    assert study.run()[0] == 1
+    assert study.states() == ["COMPLETE", "FAILED"]
+    assert study.steps(0) == list(range(1, STEPS + 1))
+    assert len(study.attempts(0)) == 2
+    reason = trial.read_json(study.path / "trials" / "001" / "status.json")["reason"]
+    assert reason.startswith("its worker ended 3 times (SIGKILL, perhaps out of memory)")
+    log = study.path / "logs" / "worker-1.log"
+    assert reason.endswith(f"see {log}")
+    assert "out of luck\n" in log.read_text()
+
+
+@pytest.mark.playbook("studies-survive-interruptions")
+def test_a_killed_launcher_leaves_nothing_and_another_executor_goes_on(tmp_path, cluster):
+    study = RayStudy(tmp_path, cluster, notes="seconds=0.05", num_trials=2).start()
     study.until(lambda: study.attempts(0) and len(study.steps(1)) > 3)
     workers = study.workers()
     study.process.kill()
@@ -132,36 +174,8 @@ def test_a_killed_launcher_leaves_nothing_and_any_executor_goes_on(tmp_path, clu
     Study.start(study)
     assert study.wait()[0] == 0
     assert gone(workers)
-    assert study.states() == ["COMPLETE"] * 3
-    assert all(study.steps(number) == list(range(1, STEPS + 1)) for number in range(3))
-
-
-@pytest.mark.playbook("studies-survive-interruptions")
-def test_ctrl_c_saves_and_a_killed_worker_is_replaced(tmp_path, cluster):
-    study = RayStudy(tmp_path, cluster, apart=True, notes="seconds=0.05 die=1", num_trials=2)
-    study.start()
-    study.until(lambda: len(study.steps(0)) > 10)
-    study.process.send_signal(signal.SIGINT)
-    code, _, errors = study.wait()
-    assert (code, errors) == (75, "")
-    assert study.states()[0] == "INTERRUPTED"
-    assert gone(study.workers())
-    code, output, _ = study.run()
-    assert code == 1
-    assert study.states() == ["COMPLETE", "FAILED"]
-    assert study.steps(0) == list(range(1, STEPS + 1))
-    assert len(study.attempts(0)) == 2
-    reason = trial.read_json(study.path / "trials" / "001" / "status.json")["reason"]
-    assert reason.startswith("its worker ended 3 times (SIGKILL, perhaps out of memory)")
-    assert "out of luck\n" in (study.path / "logs" / "worker-1.log").read_text()
-
-
-def test_trials_in_one_program_too(tmp_path, cluster):
-    study = RayStudy(tmp_path, cluster, apart=True, num_trials=6)
-    assert study.run(pack=2)[0] == 0
-    lanes = [study.attempts(number)[0]["packing"] for number in range(6)]
-    assert lanes == [{"lanes": 2, "lane": number % 2} for number in range(6)]
-    assert study.states() == ["COMPLETE"] * 6
+    assert study.states() == ["COMPLETE"] * 2
+    assert all(study.steps(number) == list(range(1, STEPS + 1)) for number in range(2))
 
 
 def test_what_keeps_a_launcher_from_a_cluster_is_said_in_one_line(tmp_path, cluster, monkeypatch):
@@ -183,6 +197,127 @@ def test_what_keeps_a_launcher_from_a_cluster_is_said_in_one_line(tmp_path, clus
         ray_cluster.connect("head")
     with pytest.raises(UsageError, match="run the launcher on a node of the cluster"):
         ray_cluster.connect("ray://head:10001")
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"not installed: pip install playbook_jax\[ray\]"):
         ray_cluster.connect(cluster.address)
+
+
+def test_what_a_worker_takes_of_a_cluster():
+    def places(resources, num_workers=0):
+        found = ray_executor.Places.of(resources, num_workers)
+        return found.num_workers, found.options, found.memory
+
+    assert places({"CPU": 8.0}) == (8, {"num_cpus": 1}, 0.0)
+    assert places({"CPU": 8.0}, 20) == (20, {"num_cpus": 1}, 0.0)  # some wait, or nodes are added
+    gpu = {"num_cpus": 0, "num_gpus": 1}
+    assert places({"CPU": 8.0, "GPU": 2.0}) == (2, gpu, 0.0)
+    assert places({"CPU": 8.0, "GPU": 2.0}, 2) == (2, gpu, 0.0)
+    assert places({"GPU": 2.0}, 3) == (3, {"num_cpus": 0, "num_gpus": 0.5}, 0.45)
+    with pytest.raises(UsageError, match="neither GPUs nor CPUs"):
+        places({"node:127.0.0.1": 1.0})
+
+
+def tree(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+    }
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_a_copy_follows_its_original(tmp_path):
+    original, copy, archive = tmp_path / "a", tmp_path / "b", tmp_path / "tar"
+
+    def update(known):
+        sent = mirror.pack(original, known, archive)
+        mirror.unpack(archive, copy)
+        return sent
+
+    write(original / "status.json", "running")
+    write(original / "checkpoints" / "10" / "d" / "x", "ten")
+    (original / "checkpoints" / "10" / "empty").mkdir()
+    write(original / "checkpoints" / "20.orbax-checkpoint-tmp" / "x", "half")
+    known = update({})
+    half = {"checkpoints/20.orbax-checkpoint-tmp", "checkpoints/20.orbax-checkpoint-tmp/x"}
+    assert tree(copy) == {k: v for k, v in tree(original).items() if k not in half}
+    assert mirror.pack(original, known, archive) is None
+
+    (original / "checkpoints" / "20.orbax-checkpoint-tmp").rename(original / "checkpoints" / "20")
+    shutil.rmtree(original / "checkpoints" / "10")
+    write(original / "metrics.jsonl", "one")
+    write(original / "status.json", "complete")
+    write(original / "checkpoints" / "20" / "large", "x" * 100_000)
+    known = update(known)
+    assert archive.stat().st_size > 100_000
+    assert tree(copy) == tree(original)
+    write(original / "metrics.jsonl", "one, two")
+    update(known)
+    assert archive.stat().st_size < 100_000  # what has not changed is not sent again
+    assert tree(copy) == tree(original)
+
+
+def test_a_copy_is_whole_wherever_it_is_cut(tmp_path, monkeypatch):
+    original, archive = tmp_path / "a", tmp_path / "tar"
+    write(original / "steps.f32", "1" * 10)
+    write(original / "status.json", "at 10")
+    write(original / "checkpoints" / "10" / "x", "ten")
+    write(original / "checkpoints" / "10" / "y", "ten")
+    known = mirror.pack(original, {}, tmp_path / "first")
+    write(original / "steps.f32", "1" * 20)
+    write(original / "status.json", "at 20")
+    write(original / "checkpoints" / "20" / "x", "twenty")
+    write(original / "checkpoints" / "20" / "y", "twenty")
+    shutil.rmtree(original / "checkpoints" / "10")
+    mirror.pack(original, known, archive)
+
+    class CutError(Exception):
+        pass
+
+    replace = Path.replace
+    for cut in range(10):
+        copy = tmp_path / f"copy-{cut}"
+        mirror.unpack(tmp_path / "first", copy)
+        left = iter(range(cut))
+
+        def replace_some(self, target, left=left):
+            if next(left, None) is None:
+                raise CutError
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", replace_some)
+        try:
+            mirror.unpack(archive, copy)
+            whole = True
+        except CutError:
+            whole = False
+        monkeypatch.setattr(Path, "replace", replace)
+        steps = len((copy / "steps.f32").read_text())
+        saved = [int(path.name) for path in (copy / "checkpoints").iterdir()]
+        assert saved
+        assert max(saved) <= steps
+        assert all(len(list((copy / "checkpoints" / str(s)).iterdir())) == 2 for s in saved)
+        assert ((copy / "status.json").read_text() == "at 20") <= (saved == [20])
+        mirror.unpack(archive, copy)  # the next time
+        assert tree(copy) == tree(original)
+        if whole:
+            break
+    assert whole
+    assert cut > 3
+
+
+def test_a_lease_ends_with_its_holder_or_its_time(tmp_path):
+    lease = tmp_path / "lease"
+    held = leases.take(lease)
+    assert not leases.is_free(lease)
+    began = time.monotonic()
+    leases.wait_until_free(lease, began + 0.2)
+    assert 0.2 <= time.monotonic() - began < 5
+    assert not lease.exists()
+    os.close(held)
+    held = leases.take(lease)
+    os.close(held)
+    assert leases.is_free(lease)

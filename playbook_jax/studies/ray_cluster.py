@@ -7,6 +7,7 @@ first: where the token is wrong or nothing answers, Ray goes on trying for a min
 meets, and then ends the process.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -42,17 +43,15 @@ def connect(address: str) -> tuple[ModuleType, dict[str, float]]:
             f"--ray_address={address}: Ray Client is not supported; run the launcher on a node of the "
             "cluster, with HOST:PORT of its head"
         )
-    try:
-        import ray
-    except ModuleNotFoundError as error:
+    if not importlib.util.find_spec("ray"):
         raise UsageError(
             "--executor=ray needs ray, which is not installed: pip install playbook_jax[ray] "
             "(in a checkout: scripts/setup.sh ray)"
-        ) from error
+        )
     _knock(address)
     resources = _ask(address)
     _init(address)
-    return ray, resources
+    return sys.modules["ray"], resources
 
 
 def _knock(address: str) -> None:
@@ -79,6 +78,7 @@ def _ask(address: str) -> dict[str, float]:
     )
     timer = threading.Timer(_SECONDS, process.kill)
     timer.start()
+    importlib.import_module("ray")  # meanwhile; it takes as long there
     said: list[str] = []
     for line in process.stderr:
         said.append(line.strip())

@@ -52,7 +52,7 @@ class RayExecutor(Pool):
           UsageError: the cluster can't be used.
         """
         self._ray, resources = ray_cluster.connect(address)
-        self._places = _Places.of(resources, num_workers)
+        self._places = Places.of(resources, num_workers)
         self._study = study
         self._path = Path(os.path.abspath(study.path))
         leases.directory(self._path).mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ class RayExecutor(Pool):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Places:
+class Places:
     """What each worker takes of the cluster.
 
     Attributes:
@@ -110,7 +110,7 @@ class _Places:
     memory: float
 
     @classmethod
-    def of(cls, resources: Mapping[str, float], num_workers: int) -> "_Places":
+    def of(cls, resources: Mapping[str, float], num_workers: int) -> "Places":
         """Returns the places in a cluster with these resources; several workers may share a GPU."""
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
         if not gpus:
