@@ -428,6 +428,7 @@ class Processes:
         return [len(trial.load(path).provenance["earlier_runs"]) for path in paths]
 
 
+@pytest.mark.playbook("one-host-writes", "checkpoints-survive-interruptions")
 def test_two_processes_are_killed_and_stopped_and_end_as_if_they_had_been_left_alone(tmp_path):
     rates = {"hparams.learning_rate": {"scale": "log", "low": 1e-2, "high": 1e-1}}
     config = write(tmp_path / "study.py", num_trials=3, nuisance=rates, fixed=TINY)
