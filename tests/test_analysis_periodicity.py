@@ -46,6 +46,28 @@ def test_bends_do_not_hide_a_period():
     assert found >= 8  # of 100 seeds 95; without the comparison with frequencies beside, 47
 
 
+def test_trials_that_see_the_same_batches_are_no_independent_witnesses():
+    alarms, counted = 0, []
+    for seed in range(40):
+        random = rng(seed)
+        shared = made.NOISE * random.normal(size=N)
+        rows = [
+            made.trial(random, made.falling(random, 0.1, noise=made.NOISE / 10) + shared)
+            for _ in range(8)
+        ]
+        study = made.study(rows)
+        alarms += periodicity.check(study)[0].verdict == ACT
+        values = [t.evaluations[study.metric] for t in study.trials]
+        counted.append(periodicity.independent(values, 6))
+    assert (
+        alarms <= 2
+    )  # of 8 curves that differ, as many would be called periodic as have one strong frequency
+    assert set(counted) == {1}
+    apart = [made.falling(rng(i), 0.1) for i in range(8)]
+    assert periodicity.independent(apart, 6) >= 7
+    assert periodicity.independent(apart[:1], 6) == 1
+
+
 def test_not_periodic():
     assert periodicity.check(waves(0))[0].verdict == FINE
     assert periodicity.check(waves(0.006, length=20))[0].verdict == CANNOT_TELL

@@ -5,10 +5,20 @@ import math
 import numpy as np
 
 from playbook_jax.analysis import numerals
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, training_fit
+from playbook_jax.analysis.findings import (
+    ACT,
+    CANNOT_TELL,
+    FINE,
+    LOOK,
+    Finding,
+    boundary,
+    training_fit,
+)
+from playbook_jax.analysis.hyperparameters import HIGH
 from playbook_jax.analysis.proposals import SET, Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.studies import conditions
 
 ORDER = 40
 
@@ -49,6 +59,7 @@ FEWEST = Threshold(
     math.inf,
     'complete trials; of fewer, nothing is "always" or "consistently"',
 )
+RATE = "hparams.learning_rate"
 DECAYING = ("linear", "cosine")  # schedules that go down to end_factor
 DECAYED = Threshold(
     "best_step.decayed",
@@ -112,6 +123,13 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
     steps = numerals.count(longer)
     if all(decays_to_zero(study, trial) for trial in trials):
         short = _too_short(study, trials)
+        if short and _rates_too_small(study):
+            text = (
+                "The best steps are late, and the training set is far from fit; but the best learning rates "
+                "crowd their high bound, and where all rates are too small any run seems too short."
+            )
+            action = "Search larger learning rates before more steps."
+            return _finding(study, CANNOT_TELL, text, [*evidence, short], action)
         if short:
             text = (
                 "The best steps are late, and the training set is far from fit where validation is hardly "
@@ -147,6 +165,18 @@ def _too_short(study: Study, trials: list[Trial]) -> str:
         if gap.validation
     ]
     return f"At the end training has, of the error in validation: {numerals.join(told)}."
+
+
+def _rates_too_small(study: Study) -> bool:
+    """Says whether the best trials crowd the high bound of a learning rate.
+
+    Source: playbook, "Algorithm for picking an initial candidate for max_train_steps": bad search spaces make
+    self-deception possible.
+    """
+    crowded = [f for f in boundary.check(study) if f.verdict in (ACT, LOOK)]
+    return any(
+        p.side == HIGH and conditions.path(p.name) == RATE for f in crowded for p in f.proposals
+    )
 
 
 def propose(study: Study, steps: int, sure: bool = True) -> tuple[Proposal, ...]:

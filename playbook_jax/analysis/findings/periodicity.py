@@ -1,6 +1,7 @@
 """Do the validation metrics go up and down with a period?"""
 
 import functools
+import math
 
 import numpy as np
 
@@ -52,11 +53,15 @@ def check(study: Study) -> list[Finding]:
     alike = alike[:TRIALS]
     peaks = prominence(np.mean([spectrum(curve.values) for _, curve in alike], axis=0))
     at = int(np.argmax(peaks))
-    chance = _chance(float(peaks[at]), length, len(alike))
+    different = independent([curve.values for _, curve in alike], at + CYCLES)
+    chance = _chance(float(peaks[at]), length, different)
     trials = tuple(t.number for t, _ in alike)
     names = numerals.trials(trials)
+    as_many = (
+        f", which are alike as {different} independent ones," if different < len(alike) else ""
+    )
     told = (
-        f"Averaged over {names}; scatter alone gives as strong a period with probability "
+        f"Averaged over {names}{as_many}; scatter alone gives as strong a period with probability "
         f"{numerals.probability(chance)}."
     )
     if chance > CHANCE.of(study):
@@ -79,12 +84,46 @@ def spectrum(values: np.ndarray) -> np.ndarray:
     A straight line is taken away, and what is left is turned into normal scores, so that single jumps
     do not count for more than others.
     """
+    power = np.abs(np.fft.rfft(_scores(values))[1:]) ** 2
+    return power / power.mean()
+
+
+def independent(values: list[np.ndarray], cycles: int) -> int:
+    """Returns as how many independent curves some count, of which all may have a period.
+
+    Trials of one seed see the same batches, so that curves of like hyperparameters scatter alike. The power
+    of k curves with correlations r varies as that of k / (1 + (k − 1) r²) independent ones. What they share
+    at about so many cycles is the period in question, and is left out.
+    """
+    scores = np.array([_scores(curve) for curve in values])
+    k = len(scores)
+    around = np.arange(cycles - 0.9, cycles + 0.91, 0.1)
+    rests = [_without(scores, near) for near in around]
+    rest, left = min(rests, key=lambda pair: float((pair[0] ** 2).sum()))
+    if k == 1 or left < 2 or not rest.std(axis=1).all():
+        return k
+    squares = np.corrcoef(rest)[np.triu_indices(k, 1)] ** 2
+    shared = max(0.0, float(squares.mean()) - 1 / left)  # as chance makes them
+    return max(1, math.floor(k / (1 + (k - 1) * shared)))
+
+
+def _without(scores: np.ndarray, cycles: float) -> tuple[np.ndarray, int]:
+    """Returns curves without a bend and a wave of three harmonics, and how many numbers are left of each."""
+    length = scores.shape[1]
+    t = np.linspace(-1, 1, length)
+    turns = np.pi * cycles * np.outer([1, 2, 3], t)
+    basis, _ = np.linalg.qr(
+        np.stack([*t ** np.arange(4)[:, None], *np.cos(turns), *np.sin(turns)], axis=1)
+    )
+    return scores - scores @ basis @ basis.T, length - basis.shape[1]
+
+
+def _scores(values: np.ndarray) -> np.ndarray:
     kept = _late(values)
     t = np.arange(len(kept)) - (len(kept) - 1) / 2
     off = kept - kept.mean() - t * (t @ kept) / (t @ t)
     ranks = np.argsort(np.argsort(off, kind="stable"), kind="stable")
-    power = np.abs(np.fft.rfft(_normal_scores(len(kept))[ranks])[1:]) ** 2
-    return power / power.mean()
+    return _normal_scores(len(kept))[ranks]
 
 
 def prominence(power: np.ndarray) -> np.ndarray:
