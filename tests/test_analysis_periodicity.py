@@ -64,7 +64,7 @@ def test_trials_that_see_the_same_batches_are_no_independent_witnesses():
     )  # of 8 curves that differ, as many would be called periodic as have one strong frequency
     assert set(counted) == {1}
     apart = [made.falling(rng(i), 0.1) for i in range(8)]
-    assert periodicity.independent(apart, 6) >= 7
+    assert periodicity.independent(apart, 6) >= 6
     assert periodicity.independent(apart[:1], 6) == 1
 
 
