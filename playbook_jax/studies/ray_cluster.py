@@ -59,12 +59,12 @@ def _knock(address: str) -> None:
     if address == AUTO:
         return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise UsageError(f"--ray_address={address!r} is not HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UsageError(f"no Ray cluster at {address}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _ask(address: str) -> dict[str, float]:

@@ -7,8 +7,10 @@ they run whenever there is a new checkpoint. Imports neither ray nor jax.
 """
 
 import collections
+import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import select
 import shutil
@@ -29,7 +31,9 @@ CARRIED = ("JAX_", "XLA_", "TF_", "TFDS_", "LIBTPU_", "NVIDIA_TF32", "OMP_")
 _WAIT_SECONDS = 1.0  # for something to tell; the launcher asks again after that
 SEND_SECONDS = 30.0  # between two times that a running trial is sent back
 _PATIENCE = 10  # times leases.SECONDS, where nobody else could write what this relay writes
-_CORES = "playbook_jax-cores"
+_CORES, _LOCAL = "playbook_jax-cores", "playbook_jax-trials"  # in the directory for temporary files
+_HELD = "held"
+_SETTLED_SECONDS = 60.0  # a directory that is younger may not be held yet
 
 # ("message", {…}), ("chunk", (trial, bytes, whether it is the last)), ("log", bytes), or
 # ("end", (how the worker ended, its last words)).
@@ -76,12 +80,11 @@ class Relay:
         _set_environment(settings)
         study = Path(settings.study)
         self._study_seen = Path(settings.probe).exists()
-        self._local = Path(tempfile.mkdtemp(prefix="playbook_jax-study-"))
         self._sends_back = not self._study_seen
-        lease = leases.directory(study) if self._study_seen else self._local
         try:
+            lease = leases.directory(study) if self._study_seen else self._local
             held = leases.take(lease / settings.lease)
-        except OSError:
+        except OSError:  # a disk on which nothing can be locked
             held = leases.take(self._local / settings.lease)
             self._sends_back = True
         core = None if settings.on_gpu else _take_core(settings.index)
@@ -93,7 +96,6 @@ class Relay:
         self._items: collections.deque[Item] = collections.deque()
         self._sent: dict[int, mirror.Stamps] = {}  # of the trials that run, what the launcher has
         self._last_sent, self._send_seconds = time.monotonic(), settings.send_seconds
-        self._arriving = self._local / "arriving.tar"
         threading.Thread(target=self._watch, daemon=True).start()
 
     def hello(self) -> tuple[str, bool]:
@@ -106,13 +108,14 @@ class Relay:
 
     def put(self, trial: int, chunk: bytes, last: bool) -> None:
         """Takes a part of what was saved of a trial that is to go on here."""
-        with self._arriving.open("ab") as file:
+        archive = self._local / "arriving.tar"
+        with archive.open("ab") as file:
             file.write(chunk)
         if last:
             directory = self._trial_directory(trial)
             shutil.rmtree(directory, ignore_errors=True)
-            self._sent[trial] = mirror.unpack(self._arriving, directory)
-            self._arriving.unlink()
+            self._sent[trial] = mirror.unpack(archive, directory)
+            archive.unlink()
 
     def tell(self, message: Message) -> None:
         """Passes a command on to the worker."""
@@ -160,7 +163,8 @@ class Relay:
         if messages is None:
             how = self._worker.close()
             self._items.append(("end", (how, self._worker.last_words())))
-            shutil.rmtree(self._local, ignore_errors=True)
+            if self._sends_back:
+                shutil.rmtree(self._local, ignore_errors=True)
 
     def _send_trial(self, trial: int) -> None:
         archive = self._local / "leaving.tar"
@@ -179,6 +183,11 @@ class Relay:
         if text:
             self._log_sent += len(text)
             self._items.append(("log", text))
+
+    @functools.cached_property
+    def _local(self) -> Path:
+        """A directory of this node; made when it is first asked for."""
+        return _make_local()
 
     def _trial_directory(self, trial: int) -> Path:
         return self._local / "trials" / f"{trial:03d}"
@@ -200,6 +209,20 @@ def _set_environment(settings: Settings) -> None:
     os.environ.update(settings.environment)
     if settings.memory:
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{settings.memory:.3f}"
+
+
+def _make_local() -> Path:
+    """Makes a directory on this node that is held by this process, and removes those that nobody holds."""
+    root = Path(tempfile.gettempdir()) / f"{_LOCAL}-{os.getuid()}"
+    root.mkdir(exist_ok=True)
+    for old in root.iterdir():
+        with contextlib.suppress(OSError):  # another relay removes it too
+            settled = time.time() - old.stat().st_mtime > _SETTLED_SECONDS
+            if settled and leases.is_free(old / _HELD):
+                shutil.rmtree(old)
+    directory = Path(tempfile.mkdtemp(dir=root))
+    leases.take(directory / _HELD)
+    return directory
 
 
 def _take_core(index: int) -> int | None:

@@ -21,6 +21,10 @@ from playbook_jax.studies.worker import Message
 
 _PATIENCE_SECONDS = 5.0  # for an actor to end
 _NOTICE_SECONDS = 20.0  # before it is said that there is no room
+_HOW = {
+    "ActorDiedError": "its Ray actor or its node was lost",
+    "ActorUnavailableError": "its node does not answer",
+}
 
 
 class RayWorker:
@@ -197,6 +201,8 @@ class RayWorker:
 
 
 def _words(error: Exception) -> tuple[str, str]:
-    """Returns what happened to an actor, and the last thing Ray says about it."""
+    """Returns what happened to a worker, and the last thing that Ray says about it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}", (lines[-1] if lines else "")[:300]
+    last = (lines[-1] if lines else "")[:300]
+    how = _HOW.get(type(error).__name__, type(error).__name__)
+    return how, last
