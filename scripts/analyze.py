@@ -3,10 +3,15 @@
 
     scripts/analyze.py --study=/tmp/study
     scripts/analyze.py --compare runs/a runs/b      # has b become better than a, and what was changed?
+    scripts/analyze.py --study=/tmp/study --analysis_config=configs/analysis/default.py
 
 Writes report.html into the study directory, which opens in any browser, offline, and prints the
 findings in short. Works at any time, also while the study runs. Needs no jax. Of a group, the directory holds
 a study for each scientific value: their reports are written, and one that compares them.
+
+An analysis config sets what the checks judge by; configs/analysis/default.py lists all of it. --replicates
+names the --workdir of scripts/replicate.py that says how large the retrain noise is, where that is another
+study's; those of this study's trials are found by themselves.
 """
 
 import shutil
@@ -27,6 +32,8 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_string("report", None, "The page of --compare; beside the last study unless given.")
 FLAGS.set_gnu_getopt()  # --compare A B --report=FILE
+flags.DEFINE_string("analysis_config", "", "Thresholds that are not to be the default; a file.")
+flags.DEFINE_string("replicates", None, "A --workdir of scripts/replicate.py: the retrain noise.")
 
 
 def compare(directories: list[str]) -> None:
@@ -55,11 +62,13 @@ def main(argv: list[str]) -> None:
 
     width = min(100, shutil.get_terminal_size().columns)
     if groups.is_group(FLAGS.study):
-        path, reading = group_report.write(FLAGS.study, alone=False)
+        if FLAGS.replicates:
+            raise UsageError("--replicates is for a study; the studies of a group find their own")
+        path, reading = group_report.write(FLAGS.study, False, FLAGS.analysis_config)
         print(group_report.text(reading, width))
         print(f"Report: {path}")
         return
-    read = study.load(FLAGS.study)
+    read = study.load(FLAGS.study, FLAGS.analysis_config, FLAGS.replicates)
     found = findings.check(read)
     path = report.save(read, found)
     print(summary.text(read, found, width))

@@ -77,9 +77,9 @@ def test_what_comes_next_depends_on_the_study(concluded):
     study = study_lib.load(concluded[0])
     launch = ["scripts/launch_study.py", "--config=configs/studies/digits_mlp.py"]
     fine = lines(study, [Finding("Q?", FINE, "A.")])
-    assert [purpose.split()[0] for purpose in fine] == ["Train", "Add", "Write"]
+    assert [purpose.split()[0] for purpose in fine] == ["Train", "Add", "See", "Write"]
     act = lines(study, ACTION)
-    assert [purpose.split()[0] for purpose in act] == ["Train", "Change", "Add", "Write"]
+    assert [purpose.split()[0] for purpose in act] == ["Train", "Change", "Add", "See", "Write"]
     changed = next(words for purpose, words in act.items() if purpose.startswith("Change"))
     assert changed == [*launch, f"--workdir={study.directory}_2"]
     added = next(words for purpose, words in act.items() if purpose.startswith("Add"))

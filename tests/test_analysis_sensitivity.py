@@ -77,7 +77,18 @@ def test_shares_quality_and_chances_are_those_of_a_fit_by_hand():
         rest, _, _ = fit([b for j, b in enumerate(blocks) if j != i])
         lost = rest @ rest - residuals @ residuals
         assert found[name].share == pytest.approx(max(0, (lost - 2 * noise) / total), abs=1e-9)
-        expected = scipy.stats.f.sf(lost / 2 / noise, 2, freedom)
+        views = [(lost / 2 / noise, 2, freedom)]
+        # Its parabola alone, and its line beside the other lines.
+        for kept, others, degrees in (
+            ([blocks[i]], [], 2),
+            ([b[:, :1] for b in blocks], [b[:, :1] for j, b in enumerate(blocks) if j != i], 1),
+        ):
+            (left, _, used), (rest, _, _) = fit(kept), fit(others)
+            lost = rest @ rest - left @ left
+            views.append(
+                (lost / degrees / (left @ left / (len(y) - used)), degrees, len(y) - used)
+            )
+        expected = min(scipy.stats.f.sf(*view) for view in views)
         assert found[name].chance == pytest.approx(expected, rel=1e-6)
 
 

@@ -11,9 +11,9 @@ import synthetic_study as synthetic
 STUDIES = 40
 # The goals are 5 % and 10 %. Of 40 studies with such rates, as many or fewer go wrong in 9 of 10 tests.
 ALARMS, MISSES = 3, 6
-# Where 200 studies show more: at the edge of instability 12 % are missed; and it takes 100 trials to tell
-# which of four hyperparameters matters.
-MORE_MISSES = {"instability: best at its edge": 8, "a hyperparameter matters": 38}
+# Where 200 studies show more: at the edge of instability 12 % are missed; and which of four hyperparameters
+# matters, 20 trials fail to tell in a third.
+MORE_MISSES = {"instability: best at its edge": 8, "a hyperparameter matters": 19}
 
 
 @pytest.mark.parametrize("case", finding_cases.CASES, ids=lambda case: case.name.replace(" ", "-"))

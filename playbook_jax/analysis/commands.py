@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import next_draft, numerals
+from playbook_jax.analysis import next_draft, numerals, retrain_noise
 from playbook_jax.analysis.findings import ACT, LOOK, Finding
 from playbook_jax.analysis.study import Study
 
@@ -61,10 +61,28 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
                 launch(study, shown),
             )
         )
-    found.append(
-        Command("Write this report anew.", quote("scripts/analyze.py", f"--study={shown}"))
-    )
+    if study.best is not None and study.retrain is None and not study.is_replicates:
+        purpose = "See whether the best trial was luck: it, and the base config, again with other seeds."
+        found.append(Command(purpose, replicate(study)))
+    found.append(Command("Write this report anew.", _analyze(study, shown)))
     return found
+
+
+def replicate(study: Study) -> tuple[str, ...]:
+    """Returns the command that trains the best trial, and the base config, again with other seeds."""
+    shown, base = display_path(study), study.specification.get("base_config_path")
+    words = ["scripts/replicate.py", f"--study={shown}"]
+    words += [f"--baseline={base}"] if base and (_CHECKOUT / str(base)).is_file() else []
+    return quote(*words, f"--workdir={shown}{retrain_noise.SUFFIX}")
+
+
+def _analyze(study: Study, shown: str) -> tuple[str, ...]:
+    words = ["scripts/analyze.py", f"--study={shown}"]
+    if study.analysis_config:
+        words.append(f"--analysis_config={study.analysis_config}")
+    if study.retrain is not None and study.retrain.trial is None:
+        words.append(f"--replicates={study.retrain.workdir}")
+    return quote(*words)
 
 
 def reproduce(study: Study, number: int) -> tuple[str, ...]:

@@ -34,13 +34,15 @@ def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
     Returns:
       `format`, `version` (of this program), `study`, `goal`, `objective`, `trials` (how many there are
       in each state), `best` (`trial`, `objective`, `best_step`, `parameters`; None where no trial is
-      complete), `verdicts` (how many findings have each) and `findings`: of each one all that
+      complete), `retrain` (how far the retrained best trial scatters: `trial`, `workdir`, `objectives`, `sd`;
+      None where that is not known), `thresholds` (those that an analysis config has set, by name),
+      `verdicts` (how many findings have each) and `findings`: of each one all that
       `findings.Finding` has, in the report's order.
     """
     states = dict.fromkeys(sorted({trial.state for trial in study.trials}), 0)
     for trial in study.trials:
         states[trial.state] += 1
-    best = study.best
+    best, retrain = study.best, study.retrain
     return _plain(
         {
             "format": 1,
@@ -56,6 +58,14 @@ def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
                 "best_step": best.best_step,
                 "parameters": best.parameters,
             },
+            "retrain": retrain
+            and {
+                "trial": retrain.trial,
+                "workdir": retrain.workdir,
+                "objectives": retrain.objectives.tolist(),
+                "sd": retrain.sd,
+            },
+            "thresholds": dict(study.thresholds),
             "verdicts": {v: sum(finding.verdict == v for finding in found) for v in VERDICTS},
             "findings": [dataclasses.asdict(finding) for finding in found],
         }

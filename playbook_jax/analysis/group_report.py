@@ -40,12 +40,15 @@ def conclude(directory: epath.PathLike) -> tuple[epath.Path, str]:
     return path, brief(reading)
 
 
-def write(directory: epath.PathLike, alone: bool = True) -> tuple[epath.Path, Reading]:
+def write(
+    directory: epath.PathLike, alone: bool = True, analysis_config: str = ""
+) -> tuple[epath.Path, Reading]:
     """Writes the report of a group, `findings.json` and `next_study.py`, whatever state the group is in.
 
     Args:
       directory: of the group.
       alone: whether the reports of its studies, which this one links, are left as they are.
+      analysis_config: a file with thresholds that are not the default; empty for none.
 
     Returns:
       The path of the report, and what was found.
@@ -53,7 +56,7 @@ def write(directory: epath.PathLike, alone: bool = True) -> tuple[epath.Path, Re
     Raises:
       UsageError: there is no group, or a directory can't be written.
     """
-    group = groups.load(directory)
+    group = groups.load(directory, analysis_config=analysis_config)
     reading = group_findings.read(group)
     if not alone:
         for _, member in group.read:
@@ -79,6 +82,7 @@ def render(reading: Reading) -> str:
         group_sections.question(group),
         group_sections.answer(reading),
         sections.findings_section(reading.together, drawn),
+        sections.judged_by(group.joined),
         group_sections.studies(reading),
         *(group_sections.figures(group, figure) for figure in drawn),
         group_sections.trials(group),

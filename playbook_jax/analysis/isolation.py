@@ -83,7 +83,8 @@ class Slice:
 
 
 def slices(study: Study, hyperparameter: Hyperparameter) -> list[Slice]:
-    """Returns the slices that have an ended trial, in the order of the axis."""
+    """Returns the slices that have an ended trial, in the order of the axis; the baseline was not drawn."""
+    study = study.drawn
     name = hyperparameter.name
     failed = {t.number for t in study.failures}
     ended = [t for t in [*study.learned, *study.failures] if name in t.parameters]

@@ -81,6 +81,7 @@ def render(study: Study, found: list[Finding]) -> str:
         sections.question(study),
         sections.answer(study, found),
         sections.findings_section(found, groups),
+        sections.judged_by(study),
         *(sections.figures_section(study, group) for group in groups),
         sections.trials_section(study),
         sections.space_section(study),

@@ -1,7 +1,7 @@
 """The sections of a report: the question, the answer so far, findings, figures."""
 
 from playbook_jax import playbook, trial as trial_lib
-from playbook_jax.analysis import numerals, svg, tables
+from playbook_jax.analysis import numerals, summary, svg, tables
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, to_do
 from playbook_jax.analysis.markup import escape, items, prose, tag, trial
@@ -197,6 +197,12 @@ def _source(finding: Finding, drawn: dict[str, str]) -> str:
     if shown:
         links.append(f"{'Figure' if len(shown) == 1 else 'Figures'}: {', '.join(shown)}")
     return " · ".join(links)
+
+
+def judged_by(study: Study) -> str:
+    """Returns what an analysis config has set, in a line; nothing where all is the default."""
+    told = summary.thresholds(study)
+    return tag("p", escape(told), class_="hint") if told else ""
 
 
 def figures_section(study: Study, group: Group) -> str:

@@ -25,8 +25,14 @@ def text(study: Study, findings: list[Finding], width: int = 100) -> str:
             f"{numerals.metric(study.metric, best.objective)} at step "
             f"{numerals.count(best.best_step)} of {numerals.count(best.step)}"
         )
-    lines += filter(None, [told(study, findings, width)])
+    lines += filter(None, [thresholds(study), told(study, findings, width)])
     return "\n".join(lines).replace(numerals.NO_BREAK, " ")
+
+
+def thresholds(study: Study) -> str:
+    """Returns what an analysis config has set, in a line; empty where all is the default."""
+    pairs = [f"{name} {numerals.value(value)}" for name, value in sorted(study.thresholds.items())]
+    return f"Set by {study.analysis_config}: {numerals.join(pairs)}." if pairs else ""
 
 
 def brief(study: Study, findings: list[Finding], width: int = 100) -> str:

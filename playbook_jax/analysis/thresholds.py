@@ -5,8 +5,8 @@ A module of the analysis declares a threshold beside what uses it,
     NOISES = Threshold("enough_trials.noises", 2.0, 0, 10, "standard deviations from the best")
 
 and asks for it with `NOISES.of(study)`: a study carries what an analysis config has set, so that a check
-stays a pure function of the study. Without a config every one is its default. The name is that of the module and
-of the constant. `configs/analysis/default.py` lists them all.
+stays a pure function of the study. Without a config every one is its default. The name is that of the
+module and of the constant. `configs/analysis/default.py` lists them all.
 """
 
 import dataclasses

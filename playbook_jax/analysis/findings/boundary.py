@@ -12,10 +12,10 @@ import numpy as np
 
 from playbook_jax.analysis import crowding, directions, numerals
 from playbook_jax.analysis.crowding import Crowd, Field
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, retrain_noise
 from playbook_jax.analysis.hyperparameters import HIGH, LOW, SIDES, Hyperparameter
 from playbook_jax.analysis.proposals import EXTEND, Proposal
-from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
 from playbook_jax.studies.search_space import Range
 
@@ -91,36 +91,52 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Identifying bad search space boundaries": the search space is suspicious if the
     best points cluster towards its edge in some dimension.
     """
+    study = study.drawn
     axes = [h for h in study.hyperparameters if h.ordered]
     if not axes:
         return [_cannot_tell("No hyperparameter that varies has an order, so none has a boundary.")]
     number = len(study.ranked)
-    if crowding.least_chance(number) > LOOK_FACTOR.of(study) * CHANCE.of(study) / (2 * len(axes)):
+    if not number:
+        return [_cannot_tell("No trial is complete.")]
+    field = Field(study)
+    seen = [axis for axis in axes if _enough(field, axis, len(axes))]
+    if not seen:
         return [_too_few(study, len(axes))]
     if study.ranked[0].objective == study.ranked[-1].objective:
         return [_cannot_tell(f"All {number} complete trials came to the same objective.")]
-    field = Field(study)
     found = []
-    for axis in axes:
+    for axis in seen:
         for side, end in zip(SIDES, (0.0, 1.0), strict=True):
             crowd = field.crowd(directions.along(axis), end, 1 - end)
             if crowd is not None:
                 verdict = judge(field, axis, end, crowd, len(axes))
                 if verdict != FINE:
                     found.append(_suspicious(field, axis, side, crowd, verdict, len(axes)))
-    return found or [_fine(field, axes)]
+    return found or [_fine(field, axes, seen)]
+
+
+def _enough(field: Field, axis: Hyperparameter, axes: int) -> bool:
+    """Says whether enough trials have a hyperparameter for a crowd at a bound to be no chance."""
+    weakest = LOOK_FACTOR.of(field.study) * CHANCE.of(field.study) / (2 * axes)
+    return crowding.least_chance(len(_along(field, axis)[0])) <= weakest
+
+
+def _along(field: Field, axis: Hyperparameter) -> tuple[list[Trial], np.ndarray]:
+    """Returns the trials that have a hyperparameter, the best first, and where they lie."""
+    places = field.positions(directions.along(axis))
+    there = np.flatnonzero(np.isfinite(places))
+    return [field.trials[i] for i in there], places[there]
 
 
 def judge(field: Field, axis: Hyperparameter, end: float, crowd: Crowd, axes: int) -> str:
     """Returns ACT, LOOK or FINE for one end of one of so many axes."""
-    study, distances = field.study, np.abs(field.positions(directions.along(axis)) - end)
+    study, distances = field.study, np.abs(_along(field, axis)[1] - end)
     allowed = CHANCE.of(study) / (2 * axes)
     crowded = crowd.chance <= allowed and crowd.depth <= DEPTH.of(study) + 1 / len(distances)
-    agrees = distances[0] <= BEST_WITHIN.of(study) or np.nanmedian(
-        distances[: crowd.few]
-    ) <= MEDIAN_WITHIN.of(study)
+    middle = np.median(distances[: crowd.few])
+    agrees = distances[0] <= BEST_WITHIN.of(study) or middle <= MEDIAN_WITHIN.of(study)
     if crowded and crowd.improving and agrees:
-        return ACT
+        return LOOK if retrain_noise.alike(study) else ACT
     hinted = crowd.chance <= LOOK_FACTOR.of(study) * allowed and crowd.depth <= 2 * DEPTH.of(study)
     return LOOK if crowded or (hinted and distances[0] <= OUTER.of(study)) else FINE
 
@@ -172,7 +188,7 @@ def _suspicious(
             "space on that side until the best are no longer near a bound."
         ),
         section=SECTION,
-        trials=tuple(trial.number for trial in field.trials[: crowd.few]),
+        trials=tuple(trial.number for trial in _along(field, axis)[0][: crowd.few]),
         figures=(f"axis-{axis.name}",),
         playbook=PLAYBOOK,
         proposals=_proposals(axis, side, verdict),
@@ -210,26 +226,26 @@ def _look(axis: Hyperparameter, side: str) -> str:
 
 
 def _evidence(field: Field, axis: Hyperparameter, side: str, crowd: Crowd, axes: int) -> list[str]:
-    few, trials = (
-        field.trials[: crowd.few],
-        numerals.trials([t.number for t in field.trials[: crowd.few]]),
-    )
+    trials, places = _along(field, axis)
+    few, number = trials[: crowd.few], len(trials)
     values = numerals.join([numerals.value(t.parameters.get(axis.name)) for t in few])
     end = 0.0 if side == LOW else 1.0
-    distances = np.abs(field.positions(directions.along(axis)) - end)[: crowd.few]
+    distances = np.abs(places - end)[: crowd.few]
     others = (
         f"With the effects of the other hyperparameters taken out, the median of the best {crowd.few} is "
         f"{numerals.percent(crowd.depth)}. "
     )
     told = [
-        f"The best {crowd.few} of {len(field.trials)} complete trials, {trials}, have {axis.label} "
-        f"{values}; the bound is {numerals.value(axis.bound(side))}.",
+        f"The best {crowd.few} of {number} complete trials{' that have it' if '@' in axis.name else ''}, "
+        f"{numerals.trials([t.number for t in few])}, have {axis.label} {values}; "
+        f"the bound is {numerals.value(axis.bound(side))}.",
         f"Their distance from the bound is {numerals.percent(distances[0])} of the axis for the best one, "
-        f"and {numerals.percent(np.nanmedian(distances))} in the median.",
+        f"and {numerals.percent(np.median(distances))} in the median.",
         f"{others if field.adjusted else ''}Drawn at random, as many trials lie so close to that "
         f"bound with probability {numerals.probability(crowd.chance)}; among {2 * axes} bounds, it is "
         f"remarkable from {numerals.probability(CHANCE.of(field.study) / (2 * axes))}.",
     ]
+    told += _noise(field, axis, end)
     if not crowd.improving:
         told.append(
             "But a parabola through all complete trials has its optimum before the bound, so that the "
@@ -238,13 +254,35 @@ def _evidence(field: Field, axis: Hyperparameter, side: str, crowd: Crowd, axes:
     return told
 
 
-def _fine(field: Field, axes: list[Hyperparameter]) -> Finding:
+def _noise(field: Field, axis: Hyperparameter, end: float) -> list[str]:
+    """Returns by how much the best trial away from a bound is worse, in retrain noise where that is known."""
+    study, (trials, places) = field.study, _along(field, axis)
+    away = [
+        t for t, place in zip(trials, places, strict=True) if abs(place - end) > 2 * DEPTH.of(study)
+    ]
+    if study.retrain is None or not study.retrain.sd or not away:
+        return []
+    lost = study.costs(away[:1])[0] - study.costs(trials[:1])[0]
+    text = (
+        f"The best trial away from that bound, {away[0].number}, is worse by "
+        f"{numerals.metric(study.metric, lost)}, {numerals.number(lost / study.retrain.sd, 2)} standard "
+        "deviations of the retrain noise"
+    )
+    if retrain_noise.alike(study):
+        text += "; the better half of the trials differ no more than that, so that it may be luck"
+    return [f"{text}."]
+
+
+def _fine(field: Field, axes: list[Hyperparameter], seen: list[Hyperparameter]) -> Finding:
     number = crowding.few(len(field.trials))
     trials = [trial.number for trial in field.trials[:number]]
     evidence = [
         f"The best {number} of {len(field.trials)} complete trials, {numerals.trials(trials)}, crowd "
-        f"none of {2 * len(axes)} bounds more than chance would make them."
+        f"none of {2 * len(seen)} bounds more than chance would make them."
     ]
+    unseen = [axis.label for axis in axes if axis not in seen]
+    if unseen:
+        evidence.append(f"Too few trials have {numerals.some(unseen, 5)} to tell.")
     near = _near_the_best(field, axes)
     if near:
         chance = 1 - (1 - 2 * OUTER.of(field.study)) ** len(axes)
@@ -278,8 +316,6 @@ def _near_the_best(field: Field, axes: list[Hyperparameter]) -> list[str]:
 
 
 def _too_few(study: Study, axes: int) -> Finding:
-    if not study.ranked:
-        return _cannot_tell("No trial is complete.")
     trials, bounds = (
         numerals.plural(len(study.ranked), "complete trial"),
         numerals.plural(2 * axes, "bound"),

@@ -49,17 +49,25 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "Not sampling enough points in the search space": since it is so hard to know, sample
     what you can afford and get a sense of how many points are in the good region.
     """
+    if study.is_replicates:
+        return [
+            _finding(FINE, "All trials are runs of one configuration: there is no space to sample.")
+        ]
+    whole, study = study, study.drawn
     number = len(study.ranked)
     if number < FEWEST:
         text = f"{numerals.plural(number, 'complete trial')}: too few to tell a good region."
         more = "" if study.unfinished or not number else _more(study)
         return [_finding(CANNOT_TELL, text if number else "No trial is complete.", action=more)]
-    costs, width = study.costs(study.ranked), tolerance(study)
-    good = [t.number for t, c in zip(study.ranked, costs, strict=True) if c <= costs[0] + width]
+    costs, width = study.costs(study.ranked), tolerance(whole)
+    edge = whole.costs([whole.best])[0] + width
+    good = [t.number for t, c in zip(study.ranked, costs, strict=True) if c <= edge]
+    named = f": {numerals.trials(good)}" if good else ""
     evidence = [
-        f"Within {numerals.metric(study.metric, width)} of the best {numerals.metric_label(study.metric)} "
-        f"lie {numerals.count(len(good))} of {numerals.count(number)} complete trials: "
-        f"{numerals.trials(good)}.",
+        f"Within {numerals.metric(study.metric, width)}{_measured(study)} of the best "
+        f"{numerals.metric_label(study.metric)} lie {numerals.count(len(good))} of "
+        f"{numerals.count(number)} complete trials{named}.",
+        *_baseline(whole),
         _growth(study, costs),
     ]
     ended = number + len(study.failures) - sum(t.unlearned for t in study.ranked)
@@ -68,6 +76,9 @@ def check(study: Study) -> list[Finding]:
             f"{numerals.count(len(good))} trials of {numerals.count(ended)} are in the good region."
         )
         return [_finding(FINE, text, evidence, trials=tuple(good))]
+    if not good:
+        text = f"None of {numerals.count(ended)} trials that were drawn comes near the baseline."
+        return [_finding(LOOK, text, evidence, "" if whole.unfinished else _more(study))]
     alone = f"Only {numerals.trials(good)} of {numerals.count(ended)}"
     text = f"{alone} {'is' if len(good) == 1 else 'are'} in the good region: it is hardly sampled."
     action = "" if study.unfinished else _more(study)
@@ -76,6 +87,8 @@ def check(study: Study) -> list[Finding]:
 
 def tolerance(study: Study) -> float:
     """Returns by how much a trial may be worse than the best and still be in the good region."""
+    if study.retrain is not None and study.retrain.sd > 0:
+        return NOISES.of(study) * study.retrain.sd
     found = [curves.validation(study, trial) for trial in curves.compared(study)]
     known = [curve_shapes.noise(c.values) for c in found if c and len(c) >= curve_shapes.FEWEST]
     noise = NOISES.of(study) * float(np.median(known)) if known else 0.0
@@ -83,9 +96,32 @@ def tolerance(study: Study) -> float:
 
 
 def draws(study: Study) -> tuple[np.ndarray, int]:
-    """Returns the costs of the complete trials, ascending, and how many trials gave no result."""
+    """Returns the costs of the complete trials, ascending, and how many trials gave no result.
+
+    Without the baseline, which was not drawn.
+    """
+    study = study.drawn
     infeasible = [t for t in study.failures if not t.unlearned]
     return study.costs(study.ranked), len(infeasible)
+
+
+def _measured(study: Study) -> str:
+    if study.retrain is None or not study.retrain.sd:
+        return ""
+    return f" ({numerals.number(NOISES.of(study))} standard deviations of the retrain noise)"
+
+
+def _baseline(study: Study) -> list[str]:
+    """Returns where the baseline stands among the trials."""
+    if study.baseline not in study.ranked:
+        return []
+    better = study.ranked.index(study.baseline)
+    shown = numerals.metric(study.metric, study.baseline.objective)
+    told = f"{numerals.count(better)} of {numerals.count(len(study.ranked) - 1)} others are better"
+    return [
+        f"Not counted: trial 0 is the baseline and was not drawn; it came to {shown}, and "
+        f"{told if better else 'no other trial is better'}."
+    ]
 
 
 def _growth(study: Study, costs: np.ndarray) -> str:

@@ -7,13 +7,14 @@ more often: tests/test_analysis_isolation.py has a short version.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from playbook_jax.analysis import crowding, fairness, groups, isolation, numerals
 from playbook_jax.analysis.fairness import Doubt
-from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, retrain_noise
 from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.isolation import Comparison, Slice
 from playbook_jax.analysis.study import Study
@@ -29,6 +30,14 @@ CHANCE = Threshold(
     "how often a difference may be told where there is none, over all pairs of values; halved "
     "between two ways to see one: the trials as they are, and with the nuisance "
     "hyperparameters' effects taken out",
+)
+NOISES = Threshold(
+    "isolation.noises",
+    2.0,
+    0,
+    100,
+    "a difference of two trials is within retrain noise up to so many standard deviations of the "
+    "difference of two runs: trained again, the other one might be ahead",
 )
 _INTERVAL = f"{numerals.percent(isolation.LEVEL)} bootstrap interval"
 SHOWN, COMPARED = 8, 4  # values whose best trial is described, and compared with the best of all
@@ -67,6 +76,7 @@ def of(study: Study, h: Hyperparameter, doubts: Sequence[Doubt] | None = None) -
       h: one of its hyperparameters.
       doubts: what makes the comparison unfair; None for what `fairness.doubts` sees in the trials.
     """
+    baseline, study = _baseline(study, h), study.drawn
     parts = isolation.slices(study, h)
     compared = sorted((p for p in parts if p.complete), key=lambda p: p.costs[0])
     evidence = [_describe(study, part) for part in parts[:SHOWN]]
@@ -83,7 +93,7 @@ def of(study: Study, h: Hyperparameter, doubts: Sequence[Doubt] | None = None) -
     comparisons = [isolation.compare(best, other, scores) for other in others]
     beaten = [c for c in comparisons if is_told(study, c, pairs)]
     evidence += [_compared(study, c) for c in comparisons[:COMPARED]]
-    evidence += _untested(study, h, parts)
+    evidence += [*baseline, *_noise(study, comparisons[0]), *_untested(study, h, parts)]
     text = _answer(study, comparisons, beaten)
     doubts = fairness.doubts(study, h, parts) if doubts is None else doubts
     numbers = tuple(part.best.number for part in compared)
@@ -129,7 +139,10 @@ def _answer(study: Study, comparisons: list[Comparison], beaten: list[Comparison
         low, high = (_gain(study, end) for end in c.interval)
         gain = f"{_gain(study, c.gain)} ({reached}; {_INTERVAL} {low} to {high})"
         if beaten:
-            return f"{best.label} beats {c.worse.label} by {gain}."
+            end = "."
+            if _within_noise(study, c):
+                end = ": all trials together show it; one run of each does not, within retrain noise."
+            return f"{best.label} beats {c.worse.label} by {gain}{end}"
         if c.gain == 0:
             return f"{best.label} and {c.worse.label} reach the same, {_metric(study, best)}."
         return f"{best.label} is ahead of {c.worse.label} by {gain}, which may be luck."
@@ -155,6 +168,10 @@ def _describe(study: Study, part: Slice) -> str:
     rates = [t.timing["steps_per_second"] for t in part.complete if "steps_per_second" in t.timing]
     if rates and min(rates) > 0:
         told += f"; {numerals.number(1000 / float(np.median(rates)), 2)} ms a step"
+    sizes = {t.model_size for t in part.complete if t.model_size}
+    if sizes:
+        most = "" if len(sizes) == 1 else f" to {numerals.count(max(sizes))}"
+        told += f"; {numerals.count(min(sizes))}{most} parameters"
     return f"{told}."
 
 
@@ -177,6 +194,35 @@ def _compared(study: Study, c: Comparison) -> str:
             )
         text += "."
     return text
+
+
+def _within_noise(study: Study, c: Comparison) -> bool:
+    """Says whether two runs of one configuration may be as far apart as the best of two values."""
+    return retrain_noise.within(study, c.gain, NOISES.of(study) * math.sqrt(2))
+
+
+def _noise(study: Study, c: Comparison) -> list[str]:
+    """Returns how a gain compares with the retrain noise, where that is known."""
+    noise = study.retrain
+    if noise is None or not noise.sd:
+        return []
+    apart = math.sqrt(2) * noise.sd
+    return [
+        f"Two runs of one configuration are {numerals.metric(study.metric, apart)} apart (standard "
+        f"deviation; {noise.name} again, {len(noise.objectives)} runs): {c.better.label} is ahead of "
+        f"{c.worse.label} by {numerals.number(c.gain / apart, 2)} times that."
+    ]
+
+
+def _baseline(study: Study, h: Hyperparameter) -> list[str]:
+    """Returns what the baseline came to, which was not drawn and is not compared."""
+    if study.baseline not in study.ranked:
+        return []
+    shown = numerals.metric(study.metric, study.baseline.objective)
+    value = study.baseline.parameters.get(h.name)
+    has = f", {isolation.named(h.name, value)}," if value is not None else ""
+    first = ", better than any of them" if study.baseline is study.best else ""
+    return [f"Not counted: the baseline, trial 0{has} came to {shown}{first}. It was not drawn."]
 
 
 def _bests(number: int) -> str:
