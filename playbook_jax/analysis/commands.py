@@ -62,7 +62,9 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
             )
         )
     if study.best is not None and study.retrain is None and not study.is_replicates:
-        purpose = "See whether the best trial was luck: it, and the base config, again with other seeds."
+        purpose = (
+            "See whether the best trial was luck: it, and the base config, again with other seeds."
+        )
         found.append(Command(purpose, replicate(study)))
     found.append(Command("Write this report anew.", _analyze(study, shown)))
     return found

@@ -54,6 +54,20 @@ class Slice:
         """How many trials have ended: complete or infeasible."""
         return len(self.complete) + len(self.failures)
 
+    @property
+    def costs_of_a_step(self) -> list[str]:
+        """The number of parameters and the milliseconds of a step, in words, where they were recorded."""
+        told = []
+        sizes = {t.model_size for t in self.complete if t.model_size}
+        if sizes:
+            most = "" if len(sizes) == 1 else f" to {numerals.count(max(sizes))}"
+            told.append(f"{numerals.count(min(sizes))}{most} parameters")
+        rates = [t.timing.get("steps_per_second", 0.0) for t in self.complete]
+        rates = [rate for rate in rates if rate > 0]
+        if rates:
+            told.append(f"{numerals.number(1000 / float(np.median(rates)), 2)} ms a step")
+        return told
+
     @functools.cached_property
     def costs(self) -> np.ndarray:
         """The objectives of the ended trials in their order, less being better, infinite for failures."""

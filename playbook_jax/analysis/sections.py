@@ -60,6 +60,12 @@ def _best(study: Study) -> str:
         f"a {metric} of <strong>{value(best)}</strong> at step {numerals.count(best.best_step)} "
         f"of {numerals.count(best.step)}."
     )
+    if study.baseline in study.ranked:
+        first = study.baseline is best
+        told = f"came to {value(study.baseline)}"
+        reached += (
+            f" The baseline, trial {trial(0)}, {'is the best one itself' if first else told}."
+        )
     if len(study.ranked) == 1:
         return f"The only complete trial, trial {trial(best.number)}, reached {reached}"
     best_is = (
@@ -226,6 +232,7 @@ def _legend(study: Study, keys: tuple[str, ...]) -> str:
     present = {
         "complete": len(study.ranked) > len(study.leaders),
         "isolated": bool(study.learned),
+        "baseline": study.baseline in study.ranked,
         "others": any(t.evaluations for t in study.trials if t not in study.leaders),
         "infeasible": bool(study.of_state(trial_lib.INFEASIBLE)),
     }
@@ -236,6 +243,7 @@ def _legend(study: Study, keys: tuple[str, ...]) -> str:
             "the best of a value",
         ),
         "infeasible": ('<path class="x" d="M6.4 3.4l7.2 7.2m0-7.2-7.2 7.2"/>', "infeasible"),
+        "baseline": ('<path class="baseline" d="M5.5 2.5h9v9h-9z"/>', "baseline"),
         "others": ('<path class="curve" d="M1 9c6-6 12 1 18-4"/>', "the other trials"),
     }
     shown = [symbols[key] for key in keys if present.get(key)]

@@ -32,6 +32,7 @@ _SHAPES = {
     "cross": "m-3.6-3.6 7.2 7.2m0-7.2-7.2 7.2",
     "up": "m0-5 4.4 8h-8.8z",
     "down": "m0 5 4.4-8h-8.8z",
+    "square": "m-4.5-4.5h9v9h-9z",
 }
 
 
@@ -77,7 +78,7 @@ def dot(x: float, y: float, radius: float, trial: int, class_: str | None = None
 
 
 def mark(kind: str, x: float, y: float, trial: int, class_: str) -> str:
-    """Returns a trial's "cross", or a triangle that points "up" or "down"."""
+    """Returns a trial's "cross", "square", or a triangle that points "up" or "down"."""
     path = f"M{coordinate(x)} {coordinate(y)}{_SHAPES[kind]}"
     return element("path", class_=class_, d=path, data_t=trial, data_x=float(x), data_y=float(y))
 

@@ -36,7 +36,7 @@ def _trial(study: Study, trial: Trial, class_: str | None) -> str:
     objective = "" if trial.objective is None else numerals.metric(study.metric, trial.objective)
     best_step = "" if trial.best_step is None else numerals.count(trial.best_step)
     cells = [
-        tag("td", str(groups.number(trial)), class_="n"),
+        tag("td", _number(study, trial), class_="n"),
         tag("td", state(trial.state), class_="keep"),
         tag("td", objective, class_="n"),
         tag("td", best_step, class_="n"),
@@ -49,6 +49,10 @@ def _trial(study: Study, trial: Trial, class_: str | None) -> str:
     if any(t.reason for t in study.trials):
         cells.append(tag("td", escape(trial.reason), class_="reason"))
     return tag("tr", "".join(cells), data_t=trial.number, class_=class_)
+
+
+def _number(study: Study, trial: Trial) -> str:
+    return f"baseline {trial.number}" if trial is study.baseline else str(groups.number(trial))
 
 
 def state(name: str) -> str:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import best_of, numerals, objective_axis, svg
+from playbook_jax.analysis import best_of, numerals, objective_axis, references, svg
 from playbook_jax.analysis.axes import Axis, Tick
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings import enough_trials
@@ -20,7 +20,7 @@ BOXES = 13  # as many as can be told apart on a narrow screen
 
 def draw(study: Study) -> Group | None:
     """Returns the box plots, or nothing where too few trials are complete."""
-    if len(study.ranked) < enough_trials.FEWEST:
+    if study.is_replicates or len(study.drawn.ranked) < enough_trials.FEWEST:
         return None
     costs, failures = enough_trials.draws(study)
     number = len(costs) + failures
@@ -31,9 +31,10 @@ def draw(study: Study) -> Group | None:
     shown = [q for box in boxes for q in box if np.isfinite(q)]
     projected = growth.best - growth.gain
     values = turn * np.array([*shown, *([projected] if _drawable(study, projected) else [])])
+    values = np.append(values, references.ends(study))
     y = objective_axis.objectives(study.metric, values, study.maximize)
     panel = Panel(_places(sizes, number), y.axis, height=280)
-    parts = [*panel.frame()]
+    parts = [*references.band(panel, study), *panel.frame(), *references.level(panel, study)]
     for place, box in enumerate(boxes):
         parts += _box(panel, place, turn * box, study.maximize)
     parts += _expected(panel, sizes, number, growth, turn)
@@ -50,7 +51,7 @@ def draw(study: Study) -> Group | None:
         ),
         f"Boxes: the middle half of the best of so many, whiskers: 90{numerals.NO_BREAK}%. Diamonds: the "
         f"best of half of the trials on average, of all {numerals.count(number)}, and, hollow, what "
-        f"{numerals.count(2 * number)} would come to if it goes on so.",
+        f"{numerals.count(2 * number)} would come to if it goes on so. {references.band_note(study)}".strip(),
     )
     return Group(
         "best-of-k-figures",

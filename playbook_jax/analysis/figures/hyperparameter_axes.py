@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, numerals, objective_axis, svg
+from playbook_jax.analysis import axes, numerals, objective_axis, references, svg
 from playbook_jax.analysis.axes import Axis
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.hyperparameters import Hyperparameter
@@ -35,7 +35,7 @@ def draw(study: Study) -> Group | None:
         "Each point is a trial, at the best value it reached in training. Good search spaces have the "
         "stars away from the bounds, which are the dashed lines.",
         figures,
-        ("leaders", "complete", "infeasible"),
+        ("leaders", "complete", "baseline", "infeasible"),
     )
 
 
@@ -159,7 +159,7 @@ def _complete(
     """Returns the marks of the complete trials, the best on top, and the trials beyond the axis."""
     leaders = {trial.number: rank for rank, trial in enumerate(study.leaders, 1)}
     radius = 4.2 if len(complete) <= 60 else 3.2 if len(complete) <= 300 else 2.4
-    marks, stars, beyond = [], [], []
+    marks, stars, beyond, marked = [], [], [], []
     for trial in complete:
         x = x_of(hyperparameter, trial)
         if not math.isfinite(x):
@@ -167,7 +167,9 @@ def _complete(
         across, worse = float(panel.across(x)), trial.objective > shown.high
         if study.maximize:
             worse = trial.objective < shown.low
-        if worse:
+        if trial is study.baseline and trial.number not in leaders:
+            marked += references.baseline(panel, study, across, worse)
+        elif worse:
             beyond.append(trial)
             kind, y = (
                 ("down", float(panel.at(0)) - 4)
@@ -180,7 +182,7 @@ def _complete(
         else:
             marks.append(svg.dot(across, float(panel.up(trial.objective)), radius, trial.number))
     dots = svg.element("g", "".join(marks), class_="dots") if marks else ""
-    return [dots, *_stars(panel, stars)], beyond
+    return [dots, *marked, *_stars(panel, stars)], beyond
 
 
 def _stars(panel: Panel, stars: list[tuple[float, float, Trial, int]]) -> list[str]:
@@ -207,6 +209,10 @@ def _note(
             f"{numerals.metric(study.metric, end)} {'is' if len(beyond) == 1 else 'are'} drawn as "
             f"{'an arrow' if len(beyond) == 1 else 'arrows'}."
         )
+    outside = study.baseline is not None and math.isnan(x_of(hyperparameter, study.baseline))
+    if outside and hyperparameter.name in study.baseline.parameters:
+        value = numerals.value(study.baseline.parameters[hyperparameter.name])
+        notes.append(f"The baseline has {value}, outside of the search space.")
     without = [t for t in study.trials if hyperparameter.name not in t.parameters]
     if without:
         notes.append(f"{numerals.plural(len(without), 'trial')} without this hyperparameter.")

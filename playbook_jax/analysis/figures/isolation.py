@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import groups, isolation, numerals, objective_axis, svg
+from playbook_jax.analysis import groups, isolation, numerals, objective_axis, references, svg
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.figures.hyperparameter_axes import describe, x_axis, x_of
 from playbook_jax.analysis.hyperparameters import Hyperparameter
@@ -42,7 +42,7 @@ def draw(study: Study) -> Group | None:
         f"{numerals.percent(isolation.LEVEL)} bootstrap interval: where the best might have come to lie "
         "had other trials been drawn; it never leads beyond the best.",
         tuple(figures),
-        ("isolated", "complete"),
+        ("isolated", "complete", "baseline"),
     )
 
 
@@ -60,6 +60,7 @@ def _plot(study: Study, h: Hyperparameter, parts: list[Slice]) -> Figure:
     label = f"best {shown.axis.label} for each value of {h.label}"
     drawn = [
         *_edges(panel, h, study),
+        *references.band(panel, study),
         *panel.frame(),
         svg.element("g", "".join(dots), class_="dots faint") if dots else "",
         *[
@@ -69,13 +70,23 @@ def _plot(study: Study, h: Hyperparameter, parts: list[Slice]) -> Figure:
         ],
         *[_best(part, place) for part, place in zip(parts, places, strict=True)],
         *_numbers(panel, parts, places),
+        *_baseline(panel, h, study, shown),
     ]
     return Figure(
         figure_id,
         h.label,
         describe(h),
         svg.picture(panel.width, panel.height, label, drawn, f"svg-{figure_id}"),
-        _note(parts, places, len(others) - len(inside)),
+        " ".join(
+            filter(
+                None,
+                [
+                    _note(parts, places, len(others) - len(inside)),
+                    costs(parts),
+                    references.band_note(study),
+                ],
+            )
+        ),
     )
 
 
@@ -84,12 +95,25 @@ def _objectives(study: Study, parts: list[Slice]) -> ObjectiveAxis:
     worse = [part.interval[0 if part.maximize else 1] for part in parts]
     bests = [part.best.objective for part in parts]
     ends = [end if math.isfinite(end) else best for end, best in zip(worse, bests, strict=True)]
+    ends += references.ends(study)
     best, worst = (max(bests), min(bests)) if study.maximize else (min(bests), max(bests))
     shown = objective_axis.objectives(study.metric, np.array([best, *ends]), study.maximize)
     if shown.low <= worst <= shown.high:
         return shown
     # Of two values far apart both are to be seen, which the bests themselves see to.
     return objective_axis.objectives(study.metric, np.array([*bests, *ends]), study.maximize)
+
+
+def _baseline(panel: Panel, h: Hyperparameter, study: Study, shown: ObjectiveAxis) -> list[str]:
+    """Returns the baseline, which is not among the trials that were drawn, if the plot has a place for it."""
+    if study.baseline not in study.ranked:
+        return []
+    x = x_of(h, study.baseline)
+    if not math.isfinite(x):
+        return []
+    objective = study.baseline.objective
+    beyond = objective < shown.low if study.maximize else objective > shown.high
+    return references.baseline(panel, study, float(panel.across(x)), beyond)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +195,15 @@ def _edges(panel: Panel, h: Hyperparameter, study: Study) -> list[str]:
     """Returns the edges of the buckets, if there are some."""
     if isolation.is_listed(h):
         return []
-    ended = [t for t in [*study.learned, *study.failures] if h.name in t.parameters]
+    ended = [t for t in [*study.drawn.learned, *study.drawn.failures] if h.name in t.parameters]
     xs = [float(panel.across(h.value(edge))) for edge in isolation.buckets(len(ended))]
     return [svg.line(x, panel.top, x, panel.base, "bound") for x in xs]
+
+
+def costs(parts: list[Slice]) -> str:
+    """Returns the number of parameters and the time of a step of each slice, where they were recorded."""
+    told = [f"{part.label} {', '.join(cost)}" for part in parts if (cost := part.costs_of_a_step)]
+    return f"Parameters and time of a step (median): {'; '.join(told)}." if told else ""
 
 
 def _note(parts: list[Slice], places: list[_Place], left_out: int) -> str:

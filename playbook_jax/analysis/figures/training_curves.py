@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, numerals, objective_axis, svg
+from playbook_jax.analysis import axes, numerals, objective_axis, references, svg
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.panel import Panel
 from playbook_jax.analysis.study import Study, Trial
@@ -88,6 +88,7 @@ def _plot(
     clip = f"clip-{metric.replace('/', '-')}"
     parts = [
         clip_area(panel, clip),
+        *(references.band(panel, study) if metric == study.metric else []),
         *panel.frame(),
         svg.element("g", "".join(behind + ends), class_=f"curves{thin}", clip_path=f"url(#{clip})")
         if behind

@@ -141,7 +141,9 @@ def _answer(study: Study, comparisons: list[Comparison], beaten: list[Comparison
         if beaten:
             end = "."
             if _within_noise(study, c):
-                end = ": all trials together show it; one run of each does not, within retrain noise."
+                end = (
+                    ": all trials together show it; one run of each does not, within retrain noise."
+                )
             return f"{best.label} beats {c.worse.label} by {gain}{end}"
         if c.gain == 0:
             return f"{best.label} and {c.worse.label} reach the same, {_metric(study, best)}."
@@ -165,13 +167,7 @@ def _describe(study: Study, part: Slice) -> str:
     trial = f"{'no.' if of_group else 'trial'} {groups.number(part.best)}"
     told = f"{part.label}: {_metric(study, part)} ({trial}; {tried})"
     told += f", {_INTERVAL} {low} to {high}"
-    rates = [t.timing["steps_per_second"] for t in part.complete if "steps_per_second" in t.timing]
-    if rates and min(rates) > 0:
-        told += f"; {numerals.number(1000 / float(np.median(rates)), 2)} ms a step"
-    sizes = {t.model_size for t in part.complete if t.model_size}
-    if sizes:
-        most = "" if len(sizes) == 1 else f" to {numerals.count(max(sizes))}"
-        told += f"; {numerals.count(min(sizes))}{most} parameters"
+    told = "; ".join([told, *part.costs_of_a_step])
     return f"{told}."
 
 
