@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Lists, shows and compares studies, and frees the disk that their checkpoints take.
+"""Lists, shows and compares studies, adopts what came of one, and frees the disk that their checkpoints take.
 
 scripts/studies.py --root=runs                          all studies below runs; writes runs/ledger.csv and
                                                         the page runs/index.html
 scripts/studies.py --study=runs/a                       one of them: its question, space, best trials
 scripts/studies.py --study=runs/b --compare=runs/a      in what b differs from a, and what came of it;
                                                         --report=FILE writes a page on it
+scripts/studies.py --study=runs/a --adopt --note=…      makes its best trial the base of what follows, if its
+                                                        replicates (scripts/replicate.py) say so
 scripts/studies.py --study=runs/a --prune               removes the checkpoints of all but the best trial
 """
 
@@ -21,7 +23,7 @@ from absl import flags
 
 from playbook_jax import command_line, config as config_lib, trial
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import ledger
+from playbook_jax.studies import conclusion, launches, ledger
 from playbook_jax.studies.lock import Lock
 
 _SHOWN_TRIALS = 5
@@ -34,6 +36,13 @@ flags.DEFINE_string("report", None, "The page that --compare writes; none unless
 flags.DEFINE_bool(
     "prune", False, "Remove the checkpoints of all of the study's trials but the best."
 )
+flags.DEFINE_bool("adopt", False, "Adopt a trial of --study: write its config and the evidence.")
+flags.DEFINE_string("trial", None, "Which trial --adopt takes: a number; the best unless given.")
+flags.DEFINE_string(
+    "evidence", None, "The --workdir of scripts/replicate.py, where --adopt can't find it."
+)
+flags.DEFINE_string("note", None, "A remark that --adopt keeps.")
+flags.DEFINE_string("force", None, "Why --adopt takes it although the evidence does not say so.")
 
 
 def list_all(root: str) -> None:
@@ -50,6 +59,9 @@ def list_all(root: str) -> None:
         )
         rows.append((entry.study, entry.trials, str(entry.infeasible), best, str(study.path)))
     _print_table(rows)
+    found = [(launch, study) for study in studies for launch in launches.read(study.path)]
+    for launch, study in sorted(found, key=lambda pair: pair[0].time):
+        print(f"Launched {launch.text}; {study.path / launches.CONFIG_NAME}")
     print(f"Ledger: {path}")
     print(f"Index: {shown}")
 
@@ -70,6 +82,8 @@ def show(study: ledger.Study) -> None:
             values = (_cell(row["parameters"].get(name, "")) for name in names)
             rows.append((str(row["trial"]), _cell(status["objective"]), *values))
         _print_table(rows)
+    for launch in launches.read(study.path):
+        print(f"Launched {launch.text}")
     print(f"Started by: {entry.reproduction or 'not started'}")
     if study.ranked:
         again = ["scripts/reproduce.py", f"--trial={study.trial_directory(study.ranked[0])}"]
@@ -97,6 +111,17 @@ def write_comparison(directories: list[str], report: str) -> None:
     from playbook_jax.analysis import comparison, comparison_report
 
     print(f"Report: {comparison_report.write(comparison.load(directories), report)}")
+
+
+def adopt(study: ledger.Study) -> None:
+    """Adopts a trial, and says what can be done with it."""
+    launch = launches.adopt(
+        study, FLAGS.trial or "best", FLAGS.evidence, FLAGS.note or "", FLAGS.force or ""
+    )
+    conclusion.write_ledger(study.path)
+    print(f"Launched {launch.text}")
+    print(f"Its config, the base of what follows: {study.path / launches.CONFIG_NAME}")
+    print(f"What to try next: scripts/analyze.py --study={shlex.quote(str(study.path))}")
 
 
 def prune(study: ledger.Study) -> None:
@@ -139,8 +164,11 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{argv[1]!r} is not a flag; see --help")
     if bool(FLAGS.root) == bool(FLAGS.study):
         raise UsageError("give either --root=DIR, to list studies, or --study=DIR, for one of them")
-    if not FLAGS.study and (FLAGS.compare or FLAGS.prune):
-        raise UsageError("--compare and --prune need --study=DIR")
+    if not FLAGS.study and (FLAGS.compare or FLAGS.prune or FLAGS.adopt):
+        raise UsageError("--compare, --prune and --adopt need --study=DIR")
+    for name in ("trial", "evidence", "note", "force"):
+        if FLAGS[name].value is not None and not FLAGS.adopt:
+            raise UsageError(f"--{name} is for --adopt")
     if FLAGS.report and not FLAGS.compare:
         raise UsageError("--report is the page of --compare=DIR")
     if FLAGS.root:
@@ -149,6 +177,8 @@ def main(argv: list[str]) -> int:
     study = ledger.read(FLAGS.study)
     if FLAGS.prune:
         prune(study)
+    elif FLAGS.adopt:
+        adopt(study)
     elif FLAGS.compare:
         compare(study, ledger.read(FLAGS.compare))
         if FLAGS.report:

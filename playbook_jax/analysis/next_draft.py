@@ -3,15 +3,25 @@
 The order: what the findings of verdict ACT propose, in the report's order (optimization failures first),
 then what those of verdict LOOK propose. The first proposal for a bound or a value has its way; a later one
 that wants something else is refused, and told. What a study asks about is never narrowed or fixed: that
-is the answer to its question, and up to its reader.
+is the answer to its question, and up to its reader, until one of its trials is adopted.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import ACT, LOOK, Finding, to_do
-from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, LEAVE_OUT, NARROW, SET, Proposal
+from playbook_jax.analysis.proposals import (
+    ADD,
+    ANSWER,
+    EXTEND,
+    KEEP,
+    LEAVE_OUT,
+    NARROW,
+    SET,
+    Proposal,
+)
 from playbook_jax.analysis.study import ROLES, Study
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import search_space
@@ -151,7 +161,9 @@ def _after(made: Draft, proposal: Proposal) -> tuple[str, Any]:
     name, role = proposal.name, made.role(proposal.name)
     if proposal.kind in (SET, LEAVE_OUT, NARROW) and role == "scientific":
         raise _RefusedError("the study asks about it")
-    if proposal.kind == SET:
+    if proposal.kind == ANSWER and isinstance(proposal.value, Mapping):
+        return "nuisance", _parsed(name, proposal.value)
+    if proposal.kind in (SET, ANSWER):
         return "fixed", _fixed(made, name, proposal.value)
     if proposal.kind == ADD:
         if role in ROLES:
@@ -207,6 +219,10 @@ def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
         return f"{verb} {label}: its {proposal.side} bound becomes {value} (was {old})"
     if proposal.kind == LEAVE_OUT:
         return f"Leave out {label} {numerals.join([numerals.value(v) for v in proposal.value])}"
+    if proposal.kind == ANSWER:
+        if isinstance(proposal.value, Mapping):
+            return f"Tune {label} as a nuisance hyperparameter (it was asked about)"
+        return f"Set {label} to {numerals.value(proposal.value)} (it was asked about)"
     if proposal.kind == ADD:
         before = made.fixed.get(proposal.name, study.base(proposal.name))
         return f"Tune {label}, too (was {numerals.value(before)} throughout)"

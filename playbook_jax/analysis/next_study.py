@@ -22,11 +22,16 @@ from playbook_jax.analysis.findings import Finding
 from playbook_jax.analysis.next_draft import NAME, Change, Draft, draft
 from playbook_jax.analysis.study import Study
 from playbook_jax.errors import UsageError
+from playbook_jax.studies import launches
 from playbook_jax.studies.specification import GROUP
 
 BASE = "next_study_base.json"  # the base config, where the file it came from has changed or is gone
 _WIDTH = 100
-_BESIDE = f"str(Path(__file__).with_name({BASE!r}))"
+
+
+def _beside(name: str) -> str:
+    """Returns an expression for the path of a file beside the config."""
+    return f"str(Path(__file__).with_name({json.dumps(name)}))"
 
 
 def write(study: Study, found: list[Finding]) -> epath.Path | None:
@@ -60,7 +65,7 @@ def save(study: Study, made: Draft | None) -> epath.Path | None:
                 base.unlink(missing_ok=True)
                 return path
             trial_lib.write_json(base, _base(study))
-            trial_lib.write_text(path, source(study, made, _BESIDE))
+            trial_lib.write_text(path, source(study, made, _beside(BASE)))
             _load(path)
             return path
     except OSError as error:
@@ -95,7 +100,8 @@ def _reads_back(path: epath.Path, study: Study, made: Draft) -> bool:
 
 
 def _base(study: Study) -> dict[str, Any]:
-    stored = study.specification.get("base_config") or {}
+    launch = launches.newest(study.directory)
+    stored = launch.config if launch else study.specification.get("base_config") or {}
     try:
         return config_lib.with_optional(stored)
     except (LookupError, TypeError, ValueError) as error:
@@ -108,9 +114,12 @@ def source(study: Study, made: Draft, base: str = "") -> str:
     Args:
       study: the study that it follows.
       made: the changes.
-      base: an expression for the path of the base config; empty for the study's own.
+      base: an expression for the path of the base config; empty for that of the trial that was adopted, or
+        else for the study's own.
     """
     spec = study.specification
+    if not base and launches.newest(study.directory):
+        base = _beside(launches.CONFIG_NAME)
     lines = [*_docstring(study, made), ""]
     lines += ["from pathlib import Path", ""] if base else []
     lines += [

@@ -4,14 +4,16 @@ import dataclasses
 from typing import Any
 
 # EXTEND and NARROW move a bound, KEEP holds it against other findings; LEAVE_OUT drops listed values;
-# ADD makes a hyperparameter vary that did not; SET gives one value to whatever it names.
-EXTEND, NARROW, KEEP, LEAVE_OUT, ADD, SET = KINDS = (
+# ADD makes a hyperparameter vary that did not; SET gives one value to whatever it names. ANSWER is for what
+# was asked about, once it is decided: a search space, for its strength is nuisance from now on, or one value.
+EXTEND, NARROW, KEEP, LEAVE_OUT, ADD, SET, ANSWER = KINDS = (
     "extend",
     "narrow",
     "keep",
     "leave out",
     "add",
     "set",
+    "answer",
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from playbook_jax import stored_format, trial as trial_lib
 from playbook_jax.errors import UsageError
+from playbook_jax.studies import launches
 
 FILE_NAME = "ledger.csv"
 _NEVER_FINISHED = {"state": trial_lib.PENDING, "objective": None}
@@ -34,6 +35,7 @@ class Entry:
       reproduction: the command that started it.
       code: the commit, and whether there were changes that it does not hold (the trials'
         `provenance.json` has them).
+      launches: which of its trials were adopted, when and on which evidence.
     """
 
     study: str
@@ -45,6 +47,7 @@ class Entry:
     metric: str
     reproduction: str
     code: str
+    launches: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +153,7 @@ def entry(study: Study) -> Entry:
         metric=study.specification["objective"]["metric"],
         reproduction=shlex.join(provenance.get("command", [])),
         code=commit[:12] + (" with changes" if provenance.get("dirty") else ""),
+        launches="; ".join(launch.text for launch in launches.read(study.path)),
     )
 
 

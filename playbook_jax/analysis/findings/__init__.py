@@ -3,7 +3,7 @@
 A check is a module of this package with
 
     ORDER = 20                                     where it comes in a report
-    def check(study: Study) -> list[Finding]: …    at least one finding, whatever the study is
+    def check(study: Study) -> list[Finding]: …    its findings, mostly one, whatever the study is
 
 and is found by listing the package, so adding one is adding a file. Checks are pure functions of a
 `Study`. Where no trial has learned anything, only those with OF_FAILURES = True ask for something. Each
@@ -115,7 +115,7 @@ def check(study: Study) -> list[Finding]:
 
 def _unlearned(finding: Finding) -> Finding:
     """Returns what is left of a finding where no complete trial has learned anything: nothing to do."""
-    if not finding.action:
+    if not finding.action and finding.verdict not in (ACT, LOOK):
         return finding
     return dataclasses.replace(
         finding,

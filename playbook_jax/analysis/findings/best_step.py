@@ -99,6 +99,11 @@ def check(study: Study) -> list[Finding]:
         text = "The best step is always in the first tenth of the run: far too many steps."
         action = f"Set max_train_steps to {numerals.count(steps)} or so, and run the study again."
         return [_finding(study, ACT, text, evidence, action, propose(study, steps))]
+    if np.mean(places <= EARLY.of(study)) >= CONSISTENT.of(study):
+        steps = round_up(2 * max(trial.best_step for trial in trials))
+        text = "Most best steps are in the first tenth of the run: perhaps too many steps."
+        action = f"If the curves of the others agree, set max_train_steps to {numerals.count(steps)} or so."
+        return [_finding(study, LOOK, text, evidence, action, propose(study, steps, sure=False))]
     if np.mean(places >= LATE.of(study)) >= CONSISTENT.of(study):
         return [_late(study, trials, evidence)]
     text = "The best steps are neither all early nor mostly late."
