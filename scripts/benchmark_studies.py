@@ -14,10 +14,12 @@ bare      more trials of the digits study, against their bare steps / workers
 `scripts/benchmark.py` has the whole digits study against what most people write today.
 """
 
+import concurrent.futures
 import csv
 import importlib.util
 import json
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -54,6 +56,7 @@ flags.DEFINE_integer("workers", 2, "How many processes of a study run at a time.
 flags.DEFINE_integer("trials", 1_000, "Of the study of one step.", lower_bound=2)
 flags.DEFINE_integer("large", 10_000, "How many trials a large study has.", lower_bound=1)
 flags.DEFINE_integer("lanes", 8, "How many trials are packed.", lower_bound=2)
+flags.DEFINE_integer("core", 0, "Of a part, which core it keeps to.", lower_bound=0)
 flags.DEFINE_string("part", None, "Of a section, what runs in a process of its own; prints JSON.")
 
 
@@ -75,17 +78,18 @@ def launch(config: Path, workdir: Path, cache: str) -> float:
     return measured(lambda: script("launch_study.py", *arguments, environment=environment))
 
 
-def own_process(part: str, **environment: str) -> Any:
+def own_process(part: str, core: int = 0, **environment: str) -> Any:
     """Returns what a part of a section gives in a process of its own."""
     arguments = (f"--part={part}", f"--lanes={FLAGS.lanes}", f"--large={FLAGS.large}")
-    arguments += (f"--rounds={FLAGS.rounds}",)
+    arguments += (f"--rounds={FLAGS.rounds}", f"--core={core}")
     output = script("benchmark_studies.py", *arguments, environment=environment)
     return json.loads(output.splitlines()[-1])
 
 
 def keep_to_one_core() -> None:
     """Gives this process one core, as a worker has; to be called before jax counts them."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[FLAGS.core % len(cores)]})
 
 
 def overhead() -> None:
@@ -96,41 +100,67 @@ def overhead() -> None:
         warm = write_study(place / "warm.py", num_trials=2, fixed=_ONE_STEP)
         launch(warm, place / "warm", cache)
         config = write_study(place / "study.py", num_trials=FLAGS.trials, fixed=_ONE_STEP)
-        before = own_process("checkpoint")
-        seconds = launch(config, place / "study", cache)
-        after = own_process("checkpoint")
+        before = _checkpoints_at_once()
+        few = _processor_seconds(lambda: launch(warm, place / "few", cache))
+        began = time.perf_counter()
+        used = _processor_seconds(lambda: launch(config, place / "study", cache)) - few
+        spent = time.perf_counter() - began
+        after = _checkpoints_at_once()
         begun = min(p.stat().st_mtime for p in place.glob("study/trials/*/config.json"))
         ended = max(p.stat().st_mtime for p in place.glob("study/trials/*/status.json"))
     a_trial = (ended - begun) * FLAGS.workers / FLAGS.trials
-    checkpoint = statistics.mean([before, after])
+    saved, saving = (statistics.mean(column) for column in zip(*before, *after, strict=True))
     print(f"  a trial takes its worker                  {duration(a_trial)}")
-    print(f"  of that, a checkpoint as its own          {duration(checkpoint)}")
+    print(f"  of that, a checkpoint by itself           {duration(saved)}, as many at once")
+    print(f"  and all the rest                          {duration(a_trial - saved)} (goal 15 ms)")
+    print(f"  before the first trial and after the last {duration(spent - (ended - begun))}")
+    # This depends less on what else the machine does.
     print(
-        f"  and all the rest                          {duration(a_trial - checkpoint)} (goal 15 ms)"
+        f"  In the processor's time, the report of {FLAGS.trials:,} trials included: a trial "
+        f"{duration(used / FLAGS.trials)}, a checkpoint {duration(saving)}"
     )
-    rest = seconds - (ended - begun)
-    print(f"  before the first trial and after the last {duration(rest)}, the report included")
 
 
-def checkpoint_part() -> float:
-    """Returns the seconds of a trial's one checkpoint, opened, saved, awaited and closed."""
+def _checkpoints_at_once() -> list[tuple[float, float]]:
+    """Returns what `checkpoint_part` gives in as many processes as a study has workers, at once."""
+    with concurrent.futures.ThreadPoolExecutor(FLAGS.workers) as threads:
+        return list(threads.map(lambda core: own_process("checkpoint", core), range(FLAGS.workers)))
+
+
+def _processor_seconds(function: Callable[[], Any]) -> float:
+    """Returns the processor's seconds of all processes that a call runs."""
+
+    def now() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    begin = now()
+    function()
+    return now() - begin
+
+
+def checkpoint_part() -> tuple[float, float]:
+    """Returns the seconds of a trial's one checkpoint, on the clock and of the processor.
+
+    It is opened, saved, awaited and closed, as a trial does.
+    """
     keep_to_one_core()
     from playbook_jax import checkpoints, compilation_cache, parallel, program
 
     compilation_cache.enable()
     config = config_lib.complete(config_lib.load(ROOT / "configs" / "digits_mlp.py"))
     state = parallel.first(program.get(config).init(0))
-    seconds = []
+    clocks = time.perf_counter, time.process_time
     with tempfile.TemporaryDirectory() as directory:
-        for number in range(_SAVES):
-            began = time.perf_counter()
+        for number in range(-_SAVES // 10, _SAVES):
+            if number == 0:  # the first ones are slower
+                began = [now() for now in clocks]
             place = f"{directory}/{number}"
             with checkpoints.Checkpoints(place, keep_best=1, mode="min") as saved:
                 saved.offer(checkpoints.Candidate(1, 0.5, state))
                 saved.save(1, state)
                 saved.prune()
-            seconds.append(time.perf_counter() - began)
-    return statistics.mean(seconds[_SAVES // 10 :])
+    return tuple((now() - then) / _SAVES for now, then in zip(clocks, began, strict=True))
 
 
 def large() -> None:
