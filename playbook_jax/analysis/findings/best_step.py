@@ -14,7 +14,6 @@ from playbook_jax.analysis.findings import (
     boundary,
     training_fit,
 )
-from playbook_jax.analysis.hyperparameters import HIGH
 from playbook_jax.analysis.proposals import SET, Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
@@ -128,12 +127,12 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
     steps = numerals.count(longer)
     if all(decays_to_zero(study, trial) for trial in trials):
         short = _too_short(study, trials)
-        if short and _rates_too_small(study):
+        if short and _rates_are_off(study):
             text = (
                 "The best steps are late, and the training set is far from fit; but the best learning rates "
-                "crowd their high bound, and where all rates are too small any run seems too short."
+                "crowd a bound, and where all rates are too small or too large any run seems too short."
             )
-            action = "Search larger learning rates before more steps."
+            action = "Widen the search space of the learning rate before more steps are tried."
             return _finding(study, CANNOT_TELL, text, [*evidence, short], action)
         if short:
             text = (
@@ -172,16 +171,14 @@ def _too_short(study: Study, trials: list[Trial]) -> str:
     return f"At the end training has, of the error in validation: {numerals.join(told)}."
 
 
-def _rates_too_small(study: Study) -> bool:
-    """Says whether the best trials crowd the high bound of a learning rate.
+def _rates_are_off(study: Study) -> bool:
+    """Says whether the best trials crowd a bound of a learning rate.
 
     Source: playbook, "Algorithm for picking an initial candidate for max_train_steps": bad search spaces make
     self-deception possible.
     """
     crowded = [f for f in boundary.check(study) if f.verdict in (ACT, LOOK)]
-    return any(
-        p.side == HIGH and conditions.path(p.name) == RATE for f in crowded for p in f.proposals
-    )
+    return any(conditions.path(p.name) == RATE for f in crowded for p in f.proposals)
 
 
 def propose(study: Study, steps: int, sure: bool = True) -> tuple[Proposal, ...]:

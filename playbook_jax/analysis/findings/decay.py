@@ -22,7 +22,7 @@ from playbook_jax.analysis.findings import (
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
 
-ORDER = 57  # after what tells of scatter late in training
+ORDER = 54  # before the scatter late in training, which it may explain
 
 LEAST = Threshold(
     "decay.least",

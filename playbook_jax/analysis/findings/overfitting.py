@@ -197,10 +197,22 @@ def _among_the_best(
         ACT,
         numerals.sentence(f"The validation error rises again in {which}: {names}"),
         tuple(evidence),
-        f"{action} before anything is compared.",
+        f"{action} before anything is compared.{_fewer_steps(study, overfit)}",
         tuple(r.trial for r in overfit),
     )
     return dataclasses.replace(found, proposals=_regularize(study))
+
+
+def _fewer_steps(study: Study, overfit: list[Rise]) -> str:
+    """Returns advice to train for fewer steps where a third of each of these runs and more is past its lowest error."""
+    lengths = {t.number: t.step for t in study.trials}
+    if any(3 * r.step > 2 * lengths[r.trial] for r in overfit):
+        return ""
+    last = numerals.count(max(r.step for r in overfit))
+    return (
+        f" Or train for fewer steps: the lowest is at step {last} of "
+        f"{numerals.count(max(lengths[r.trial] for r in overfit))} at the latest."
+    )
 
 
 def _regularize(study: Study) -> tuple[Proposal, ...]:
