@@ -11,6 +11,7 @@ interrupted (continue by the same command).
 """
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -99,7 +100,9 @@ def main(argv: list[str]) -> int:
         "pack": pack_choice.parse(FLAGS.pack),
     }
     found = (FLAGS.coordinator, FLAGS.num_hosts, FLAGS.host, FLAGS.host_timeout)
-    all_hosts = hosts.find(*found, even_one=True)
+    # On a cluster of Ray's the environment may name hosts, as Slurm's does, that are Ray's nodes.
+    environment = os.environ if FLAGS.executor == "local" else {}
+    all_hosts = hosts.find(*found, environment, even_one=True)
     if all_hosts:
         from playbook_jax.studies import slice as slice_lib
 

@@ -321,3 +321,39 @@ def test_a_lease_ends_with_its_holder_or_its_time(tmp_path):
     held = leases.take(lease)
     os.close(held)
     assert leases.is_free(lease)
+
+
+# A relay without Ray, whose launcher falls silent after three seconds.
+SILENCE = """
+import sys, time
+from pathlib import Path
+from playbook_jax.studies import leases, ray_relay
+leases.SECONDS = 1.5
+study = sys.argv[1]
+relay = ray_relay.Relay(ray_relay.Settings(
+    index=0, train_module="tests.fake_train", study=study, probe=study + "/.leases/probe",
+    lease="lease", directory="/", environment={}, on_gpu=False, memory=0.0, send_seconds=30.0,
+))
+assert relay.hello()[1]
+deadline = time.monotonic() + 3
+while time.monotonic() < deadline:
+    relay.hear()
+print(relay._worker._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_whose_launcher_is_silent_ends_itself(tmp_path):
+    (tmp_path / "logs").mkdir()
+    leases.directory(tmp_path).mkdir()
+    (leases.directory(tmp_path) / "probe").touch()
+    relay = subprocess.Popen(
+        [sys.executable, "-c", SILENCE, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    worker = int(relay.stdout.readline())  # it lived as long as it heard something
+    os.kill(worker, 0)
+    assert not leases.is_free(leases.directory(tmp_path) / "lease")
+    assert relay.wait(15) == 1
+    assert gone([worker])
+    assert leases.is_free(leases.directory(tmp_path) / "lease")
+    relay.stdout.close()
