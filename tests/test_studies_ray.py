@@ -17,8 +17,6 @@ from playbook_jax import trial
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import leases, mirror, ray_cluster, ray_executor
 
-pytest.importorskip("ray", reason="ray is not installed: scripts/setup.sh test")
-
 TOKEN = "0123456789abcdef0123456789abcdef"
 # The launcher of the other tests, with the workers on the cluster. "apart": its lease is not seen, as
 # where the nodes do not share a disk.
@@ -121,7 +119,7 @@ def lose_a_node(study, cluster, lost_with):
     return [study.attempts(number) for number in range(4)]
 
 
-@pytest.mark.playbook("studies-survive-interruptions")
+@pytest.mark.playbook("studies-survive-interruptions", "studies-run-on-several-machines")
 def test_a_node_is_lost_and_every_trial_is_complete_once(tmp_path, cluster):
     study = RayStudy(tmp_path, cluster, notes="seconds=0.05", num_trials=4).start()
     attempts = lose_a_node(study, cluster, lost_with=1)
@@ -132,7 +130,7 @@ def test_a_node_is_lost_and_every_trial_is_complete_once(tmp_path, cluster):
     assert len({tuple(core) for core in cores}) == min(2, len(os.sched_getaffinity(0)))
 
 
-@pytest.mark.playbook("studies-survive-interruptions")
+@pytest.mark.playbook("studies-survive-interruptions", "studies-run-on-several-machines")
 def test_nodes_that_share_no_disk_send_back_what_they_save_also_of_packs(tmp_path, cluster):
     study = RayStudy(tmp_path, cluster, apart=True, notes="seconds=0.05", num_trials=4)
     attempts = lose_a_node(study.start(pack=2), cluster, lost_with=2)
