@@ -204,14 +204,15 @@ def _among_the_best(
 
 
 def _fewer_steps(study: Study, overfit: list[Rise]) -> str:
-    """Returns advice to train for fewer steps where a third of each of these runs and more is past its lowest error."""
+    """Returns advice to train for fewer steps where the lowest error comes in the first half of most runs."""
     lengths = {t.number: t.step for t in study.trials}
-    if any(3 * r.step > 2 * lengths[r.trial] for r in overfit):
+    places = [r.step / max(1, lengths[r.trial]) for r in overfit]
+    early = [r.step for r, place in zip(overfit, places, strict=True) if place <= 0.5]
+    if 2 * len(early) <= len(overfit):
         return ""
-    last = numerals.count(max(r.step for r in overfit))
     return (
-        f" Or train for fewer steps: the lowest is at step {last} of "
-        f"{numerals.count(max(lengths[r.trial] for r in overfit))} at the latest."
+        f" Or train for fewer steps: {numerals.share(len(early), len(overfit))} have their lowest by step "
+        f"{numerals.count(max(early))} of {numerals.count(max(lengths[r.trial] for r in overfit))}."
     )
 
 
