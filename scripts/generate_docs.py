@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/playbook.md and the table in README.md from playbook_jax/playbook.toml.
+"""Writes docs/playbook.md and the table in README.md from playbook.toml, and the default analysis config.
 
     scripts/generate_docs.py            writes what is stale
     scripts/generate_docs.py --check    writes nothing, exits with 1 if something is stale
@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from absl import flags
 
 from playbook_jax import command_line, playbook
+from playbook_jax.analysis import thresholds
 
 BEGIN, END = "<!-- playbook table: begin -->", "<!-- playbook table: end -->"
 # What keeps pytest from running a test, or from minding its failure.
@@ -93,6 +94,7 @@ def pages() -> dict[Path, str]:
     readme = ROOT / "README.md"
     return {
         ROOT / "docs" / "playbook.md": _page(book, shown_by),
+        ROOT / "configs" / "analysis" / "default.py": thresholds.source(),
         readme: _with_table(readme.read_text(), _table(book)),
     }
 

@@ -6,11 +6,14 @@
 
 --baseline is a training config, a trial, a study (its best trial), or the --workdir of earlier replicates,
 which are not run again; without it, only the trial variance of the candidate is measured. The same command
-goes on where it was stopped, and a larger --replicates adds more. Writes adoption.json into the workdir.
+goes on where it was stopped, and a larger --replicates adds more. Writes adoption.json into the workdir,
+and into the study where the replicates are: its report, written anew, shows how far runs of one
+configuration differ.
 Exit codes: those of scripts/launch_study.py.
 """
 
 import math
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -102,6 +105,9 @@ def main(argv: list[str]) -> int:
     path = adoption_report.save(FLAGS.workdir, comparison, decision)
     print(adoption_text.text(comparison, decision, min(100, shutil.get_terminal_size().columns)))
     print(f"Written: {path}")
+    if FLAGS.study and FLAGS.vary == "seed":
+        again = shlex.join(["scripts/analyze.py", f"--study={FLAGS.study}"])
+        print(f"The study's report with this retrain noise: {again}")
     return code
 
 

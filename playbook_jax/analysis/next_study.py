@@ -36,7 +36,7 @@ def _beside(name: str) -> str:
 
 def write(study: Study, found: list[Finding]) -> epath.Path | None:
     """Writes the next study's config into the study directory, see `save`."""
-    return save(study, draft(study, found))
+    return save(study, None if study.is_replicates else draft(study, found))
 
 
 def save(study: Study, made: Draft | None) -> epath.Path | None:

@@ -9,6 +9,7 @@ from playbook_jax.analysis.panel import Panel
 from playbook_jax.analysis.study import Study
 
 _ABOVE, _BELOW = 4.0, 12.0  # where a band's words stand, from its upper and its lower end
+_ROOM = 14  # what they take
 
 
 def ends(study: Study) -> list[float]:
@@ -30,7 +31,10 @@ def band(panel: Panel, study: Study) -> list[str]:
         "rect", class_="retrain", x=float(panel.left), y=low, width=width, height=height
     )
     words = f"{study.retrain.name} trained again, ± 1 SD"
-    y = low - _ABOVE if low - panel.top > 16 else high + _BELOW
+    # Inside if it is high enough; else at its better side, where few trials are, if there is room.
+    above = study.maximize if panel.base - high > _ROOM else True
+    y = low - _ABOVE if above and low - panel.top > _ROOM else high + _BELOW
+    y = low + _BELOW if height > 1.5 * _ROOM else y
     return [rect, svg.text(panel.left + 5, y, words, "zone halo")]
 
 

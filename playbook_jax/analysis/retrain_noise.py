@@ -9,7 +9,6 @@ Source: playbook, "Determining whether to adopt a training pipeline change or hy
 """
 
 import dataclasses
-import json
 import os
 from typing import TYPE_CHECKING
 
@@ -68,8 +67,7 @@ def note(study_directory: epath.PathLike, workdir: epath.PathLike) -> None:
     path = os.path.relpath(os.path.abspath(workdir), os.path.abspath(directory))
     places = _noted(directory)
     if path not in places:
-        contents = {"format": 1, "workdirs": [*places, path]}
-        trial_lib.write_text(directory / FILE_NAME, json.dumps(contents, indent=2) + "\n")
+        trial_lib.write_json(directory / FILE_NAME, {"format": 1, "workdirs": [*places, path]})
 
 
 def find(study: "Study", workdir: str | None = None) -> RetrainNoise | None:

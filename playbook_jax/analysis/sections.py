@@ -32,7 +32,7 @@ def question(study: Study) -> str:
 def answer(study: Study, findings: list[Finding]) -> str:
     """Returns the answer so far in words, how the trials ended, and what to do next."""
     parts = [
-        tag("p", _best(study), class_="lede"),
+        tag("p", _best(study) + _baseline(study), class_="lede"),
         _values(study),
         counts(study),
         _next(study, findings),
@@ -60,12 +60,6 @@ def _best(study: Study) -> str:
         f"a {metric} of <strong>{value(best)}</strong> at step {numerals.count(best.best_step)} "
         f"of {numerals.count(best.step)}."
     )
-    if study.baseline in study.ranked:
-        first = study.baseline is best
-        told = f"came to {value(study.baseline)}"
-        reached += (
-            f" The baseline, trial {trial(0)}, {'is the best one itself' if first else told}."
-        )
     if len(study.ranked) == 1:
         return f"The only complete trial, trial {trial(best.number)}, reached {reached}"
     best_is = (
@@ -82,6 +76,16 @@ def _best(study: Study) -> str:
         )
     runners = [f"{value(t)} (trial {trial(t.number)})" for t in study.leaders[1:]]
     return f"{best_is} Next came {numerals.join(runners)}."
+
+
+def _baseline(study: Study) -> str:
+    """Returns what the baseline came to, where it has come to its end."""
+    if study.baseline not in study.ranked:
+        return ""
+    if study.baseline is study.best:
+        return f" Trial {trial(0)} is the baseline: no trial is better."
+    reached = numerals.metric(study.metric, study.baseline.objective)
+    return f" The baseline, trial {trial(0)}, came to {reached}."
 
 
 def _values(study: Study) -> str:

@@ -13,6 +13,7 @@ import dataclasses
 import importlib
 import math
 import pkgutil
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ class Threshold:
 
 
 def known() -> dict[str, Threshold]:
-    """Returns all thresholds by name, in the order of the modules that declare them."""
+    """Returns all thresholds by name, those of a section together and as they are declared."""
     found: dict[str, Threshold] = {}
     for package in _PACKAGES:
         path = importlib.import_module(package).__path__
@@ -74,7 +75,8 @@ def known() -> dict[str, Threshold]:
             for threshold in declared.values():
                 if isinstance(threshold, Threshold) and threshold.name.startswith(f"{module}."):
                     found[threshold.name] = threshold
-    return found
+    sections = sorted(found, key=lambda name: name.partition(".")[0])
+    return {name: found[name] for name in sections}
 
 
 def load(path: str | Path) -> dict[str, float]:
@@ -113,7 +115,8 @@ def source() -> str:
         if module != section:
             lines += ["", f"    config.{module} = ConfigDict()"]
             section = module
-        lines += [f"    # {threshold.meaning}"]
+        words = threshold.meaning[0].upper() + threshold.meaning[1:]
+        lines += [f"    # {line}" for line in textwrap.wrap(words, 92)]
         lines += [f"    config.{module}.{key} = {threshold.default!r}"]
     return _HEAD + "\n".join(lines) + "\n\n    return config\n"
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from playbook_jax import config as config_lib, stored_format, trial as trial_lib
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import numerals, retrain_noise
 from playbook_jax.analysis.adoption import BASELINE, CANDIDATE, NOTHING, SEED, SIDES
 from playbook_jax.errors import UsageError, unknown
 from playbook_jax.studies import ledger
@@ -73,6 +73,7 @@ class Plan:
       count: how many replicates each side is to have.
       worth: the smallest improvement that is worth having, or None.
       examples: how many validation examples there are, or None to find out.
+      study: the directory of the study that the candidate was found in, or None.
     """
 
     sides: Mapping[str, Configuration]
@@ -81,6 +82,7 @@ class Plan:
     count: int
     worth: float | None = None
     examples: int | None = None
+    study: Path | None = None
 
 
 def plan(
@@ -122,7 +124,7 @@ def plan(
                 f"--baseline: {baseline} has the objective {theirs['metric']} ({theirs['mode']}), and "
                 f"--study has {objective['metric']} ({objective['mode']}): they cannot be compared"
             )
-    return Plan(sides, objective, vary, count, worth, examples)
+    return Plan(sides, objective, vary, count, worth, examples, Path(study))
 
 
 def from_study(path: str | Path, trial: str = BEST) -> Configuration:
@@ -155,8 +157,11 @@ def from_study(path: str | Path, trial: str = BEST) -> Configuration:
             f"--trial={trial} of {path} is {status['state']}; choose one that is COMPLETE"
         )
     found = trial_lib.load(study.trial_directory(index))
-    complete = [study.statuses[i]["objective"] for i in study.ranked]
-    ended = [s for s in study.statuses if s["state"] in trial_lib.FINISHED]
+    # The baseline is trial 0 and was not drawn: it is no part of what another study would have drawn.
+    drawn = [i for i, n in enumerate(numbers) if n != 0 or not study.specification.get("baseline")]
+    complete = [study.statuses[i]["objective"] for i in study.ranked if i in drawn]
+    complete = complete or [status["objective"]]  # the baseline alone
+    ended = [study.statuses[i] for i in drawn if study.statuses[i]["state"] in trial_lib.FINISHED]
     return Configuration(
         source=f"trial {numbers[index]} of {path}",
         config=config_lib.with_optional(found.config),
@@ -226,8 +231,21 @@ def prepare(asked: Plan, workdir: str | Path) -> None:
                 source = study_source(asked, name, path.resolve())
                 trial_lib.write_text(directory / f"{name}_study.py", source)
         trial_lib.write_json(directory / FILE_NAME, values)
+        _note(asked, directory)
     except OSError as error:
         raise UsageError(f"cannot write to {workdir}: {error.strerror or error}") from error
+
+
+def _note(asked: Plan, directory: Path) -> None:
+    """Notes in the study that the candidate comes from where its replicates are, for its report."""
+    if asked.study is None or asked.vary != SEED:
+        return
+    try:
+        retrain_noise.note(asked.study, directory)
+    except OSError as error:  # a study of somebody else's: replicates are as good without
+        print(
+            f"{asked.study}: its report will not find these replicates ({error.strerror or error})"
+        )
 
 
 def _to_dict(asked: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:

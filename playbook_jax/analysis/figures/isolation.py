@@ -202,8 +202,8 @@ def _edges(panel: Panel, h: Hyperparameter, study: Study) -> list[str]:
 
 def costs(parts: list[Slice]) -> str:
     """Returns the number of parameters and the time of a step of each slice, where they were recorded."""
-    told = [f"{part.label} {', '.join(cost)}" for part in parts if (cost := part.costs_of_a_step)]
-    return f"Parameters and time of a step (median): {'; '.join(told)}." if told else ""
+    told = [f"{part.label}: {', '.join(cost)}" for part in parts if (cost := part.costs_of_a_step)]
+    return f"Parameters and time of a step: {'; '.join(told)}." if told else ""
 
 
 def _note(parts: list[Slice], places: list[_Place], left_out: int) -> str:

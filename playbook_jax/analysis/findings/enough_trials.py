@@ -57,7 +57,7 @@ def check(study: Study) -> list[Finding]:
     number = len(study.ranked)
     if number < FEWEST:
         text = f"{numerals.plural(number, 'complete trial')}: too few to tell a good region."
-        more = "" if study.unfinished or not number else _more(study)
+        more = "" if study.unfinished or not number else _more(whole)
         return [_finding(CANNOT_TELL, text if number else "No trial is complete.", action=more)]
     costs, width = study.costs(study.ranked), tolerance(whole)
     edge = whole.costs([whole.best])[0] + width
@@ -78,10 +78,10 @@ def check(study: Study) -> list[Finding]:
         return [_finding(FINE, text, evidence, trials=tuple(good))]
     if not good:
         text = f"None of {numerals.count(ended)} trials that were drawn comes near the baseline."
-        return [_finding(LOOK, text, evidence, "" if whole.unfinished else _more(study))]
+        return [_finding(LOOK, text, evidence, "" if whole.unfinished else _more(whole))]
     alone = f"Only {numerals.trials(good)} of {numerals.count(ended)}"
     text = f"{alone} {'is' if len(good) == 1 else 'are'} in the good region: it is hardly sampled."
-    action = "" if study.unfinished else _more(study)
+    action = "" if study.unfinished else _more(whole)
     return [_finding(LOOK, text, evidence, action, tuple(good))]
 
 

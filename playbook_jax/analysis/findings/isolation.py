@@ -200,7 +200,7 @@ def _within_noise(study: Study, c: Comparison) -> bool:
 def _noise(study: Study, c: Comparison) -> list[str]:
     """Returns how a gain compares with the retrain noise, where that is known."""
     noise = study.retrain
-    if noise is None or not noise.sd:
+    if noise is None or not noise.sd or not c.gain:
         return []
     apart = math.sqrt(2) * noise.sd
     return [

@@ -83,7 +83,8 @@ def _of_replicates(study: Study) -> Finding:
     """Returns the answer of a study whose trials are runs of one configuration."""
     values = study.costs(study.ranked)
     spread = statistics.spread(values)
-    failed = len(study.failures)
+    failed = len([t for t in study.failures if not t.unlearned])
+    unlearned = len(study.failures) - failed
     if spread is None:
         runs = numerals.plural(len(values), "complete run")
         return _finding(CANNOT_TELL, f"{runs} of one configuration: it takes two to see a scatter.")
@@ -98,7 +99,10 @@ def _of_replicates(study: Study) -> Finding:
     )
     evidence = [_known(study, spread), f"They come to {low} to {high}."]
     if failed:
-        evidence.append(f"{numerals.plural(failed, 'more run')} failed, and are in no mean.")
+        evidence.append(f"Besides, {numerals.plural(failed, 'run')} failed: in no mean.")
+    if unlearned:
+        evidence.append(f"Among them are {numerals.plural(unlearned, 'run')} that learned nothing.")
+    if failed or unlearned:
         action = "Make it stable first, by warmup or gradient clipping: some of its seeds fail."
         return _finding(LOOK, text, evidence, action)
     return _finding(FINE, text, evidence)
