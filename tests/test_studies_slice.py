@@ -254,6 +254,17 @@ def test_a_trial_that_fails_on_one_host_ends_the_processes(tmp_path, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_connection_that_breaks_because_a_host_has_failed_is_that_hosts_failure(
+    tmp_path, monkeypatch
+):
+    behave = lambda host, number: failed("bad luck" if host else LOST)  # noqa: E731
+    study = Hosts(tmp_path, monkeypatch, behave)
+    study.run()
+    assert study.left == [hosts.LOST] * 2
+    assert study.statuses() == [failed("on host 1 alone: bad luck")]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_of_host_0_leaves_the_trial_for_another_time(tmp_path, monkeypatch, capsys):
     reason = "disk full: nothing more can be written"
     behave = lambda host, number: study.stuck() if host else failed(reason)  # noqa: E731

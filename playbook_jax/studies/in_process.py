@@ -1,6 +1,7 @@
 """Validates and trains a study's trials in this process, as every host does of several that run in step."""
 
 import importlib
+import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -65,3 +66,12 @@ class InProcess:
     def _config(self, trial: int, parameters: Mapping[str, Any]) -> Any:
         base_config, vary_seed = self._shared["base_config"], self._shared["vary_seed"]
         return specification_lib.trial_config(base_config, trial, parameters, vary_seed)
+
+
+def by_program(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials with those of one static config, which share a program, behind each other."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        static = {k: v for k, v in trial["parameters"].items() if not k.startswith("hparams.")}
+        groups.setdefault(json.dumps(static), []).append(trial)
+    return [trial for group in groups.values() for trial in group]

@@ -11,6 +11,7 @@ from playbook_jax.studies.channel import Channel, HostLostError
 from playbook_jax.studies.restarts import ENDED
 
 POLL_SECONDS = 1.0
+_NOW_SECONDS = 0.2  # in which the others hear that they are to end now
 
 
 @contextlib.contextmanager
@@ -30,7 +31,14 @@ def looking(look: Callable[[], None]) -> Iterator[None]:
         over.set()
 
 
-def all_leave(channel: Channel, code: int, text: str, *, trial_has_ended: bool = False) -> None:
+def all_leave(
+    channel: Channel,
+    code: int,
+    text: str,
+    *,
+    trial_has_ended: bool = False,
+    at_last: Callable[[], None] = lambda: None,
+) -> None:
     """Ends the processes of all hosts, on host 0.
 
     Args:
@@ -38,20 +46,30 @@ def all_leave(channel: Channel, code: int, text: str, *, trial_has_ended: bool =
       code: their exit code; after `hosts.LOST` the parents may start them again.
       text: what each of them says.
       trial_has_ended: whether the trial that ran is not to be tried again.
+      at_last: called when the others are gone, which another thread here may have seen as a failure.
     """
+    _say(text, trial_has_ended)
     channel.put("leave/0", {"code": code, "text": text, "trial_has_ended": trial_has_ended})
-    time.sleep(2 * POLL_SECONDS)  # the others end with this process: so that they hear it before
-    _leave(code, text, trial_has_ended)
+    # Together: a process that has started again, or the end of this one, would abort the others.
+    for host in range(1, channel.count):
+        channel.get(f"leaving/{host}", 3 * POLL_SECONDS)
+    channel.put("leave_now", {})
+    time.sleep(_NOW_SECONDS)
+    at_last()
+    hosts.leave(code)
 
 
 def leave_if_told(channel: Channel) -> None:
     """Ends this process if host 0 has said so in `all_leave`."""
     for message in channel.peek("leave").values():
-        _leave(**message)
+        _say(message["text"], message["trial_has_ended"])
+        with contextlib.suppress(HostLostError):
+            channel.put(f"leaving/{channel.index}", {})
+            channel.get("leave_now", 3 * POLL_SECONDS)
+        hosts.leave(message["code"])
 
 
-def _leave(code: int, text: str, trial_has_ended: bool) -> None:
+def _say(text: str, trial_has_ended: bool) -> None:
     print(f"error: {text}", file=sys.stderr)
     if trial_has_ended:
         hosts.tell(ENDED)
-    hosts.leave(code)

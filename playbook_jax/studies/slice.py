@@ -8,11 +8,11 @@ parents start again (see `hosts.watch`); the trial goes on from its checkpoint.
 """
 
 import contextlib
-import json
 import math
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from playbook_jax.studies import (
 from playbook_jax.studies.channel import Channel, HostLostError, Message
 from playbook_jax.studies.directory import Status, StudyDirectory
 from playbook_jax.studies.executor import Listener, Stop, Trial
-from playbook_jax.studies.in_process import InProcess
+from playbook_jax.studies.in_process import InProcess, by_program
 from playbook_jax.studies.restarts import ENDED, Restarts
 
 _BAD_INPUT = 2
@@ -237,6 +237,7 @@ class Slice:
         self._channel, self._here, self._timeout = channel, here, timeout
         self._grace, self._silent_limit = min(_GRACE_SECONDS, timeout), silent_limit
         self._path, self._stop = study.path, stop
+        self._ends = False  # whether all processes are about to
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
         """Implements `executor.Executor`; all hosts check all configs."""
@@ -252,7 +253,7 @@ class Slice:
         self, trials: Sequence[Trial], directory: Callable[[int], Path], listener: Listener
     ) -> bool:
         """Implements `executor.Executor`; trials of one program follow each other."""
-        for trial in _by_program(trials):
+        for trial in by_program(trials):
             if self._stop.requests:
                 return False
             number = trial["trial"]
@@ -286,6 +287,8 @@ class Slice:
                 progress=progress,
                 out_of_time=lambda: time.monotonic() - began > self._time_limit,
             )
+        if self._ends:  # in the other thread: what has come of the trial here is no news
+            threading.Event().wait()
         if not _has_failed(mine):
             return [mine, *self._answers(number)]
         if mine["status"]:  # unless the others answer too, it was they who were lost
@@ -310,8 +313,13 @@ class Slice:
             self._end(number, directory, 0, answers[0])
         self._refuse(answers)
         status = answers[0]["status"]
-        reasons = [answer["status"]["reason"] for answer in answers if _has_failed(answer)]
-        if any(re.search(_LOST, reason) for reason in reasons):
+        failed = {host: answer for host, answer in enumerate(answers) if _has_failed(answer)}
+        reasons = [answer["status"]["reason"] for answer in failed.values()]
+        lost = [bool(re.search(_LOST, reason)) for reason in reasons]
+        if any(lost) and not all(lost):  # because of that one's failure
+            host = list(failed)[lost.index(False)]
+            self._end(number, directory, host, failed[host])
+        if any(lost):
             raise HostLostError(f"trial {number}: {reasons[0]}")
         if status["state"] == trial_lib.FAILED:
             self._write(directory, status)
@@ -332,6 +340,8 @@ class Slice:
                 raise UsageError(f"host {host}: {answer['error']}" if host else answer["error"])
 
     def _write(self, directory: Path, status: Status) -> None:
+        if not directory.exists():  # it was refused before it was made
+            return
         try:
             trial_lib.write_json(directory / "status.json", status)
         except OSError as error:  # a full disk, perhaps; the trial then goes on another time
@@ -348,32 +358,41 @@ class Slice:
             host = min(failed)
             self._end(trial, directory, host, failed[host])
         if now - self._heard > self._silent_limit:
-            silence = f"trial {trial} has given no sign of life for {self._silent_limit:g} s"
-            leaving.all_leave(self._channel, hosts.LOST, silence)
+            text = f"trial {trial} has given no sign of life for {self._silent_limit:g} s"
+            self._all_leave(hosts.LOST, text, directory, self._waiting(directory, text))
+
+    def _waiting(self, directory: Path, reason: str) -> Status:
+        """Returns the status of a trial that goes on from its checkpoint."""
+        stored = trial_lib.read_json(directory / "status.json", trial_lib.new_status())
+        return trial_lib.new_status(trial_lib.INTERRUPTED, reason, stored["step"])
+
+    def _all_leave(self, code: int, text: str, directory: Path, status: Status) -> None:
+        """Ends the processes of all hosts; `status` is what the trial is left with."""
+        self._ends = True
+        leaving.all_leave(
+            self._channel,
+            code,
+            text,
+            trial_has_ended=status["state"] == trial_lib.FAILED,
+            at_last=lambda: self._write(directory, status),
+        )
 
     def _end(self, trial: int, directory: Path, host: int, answer: Message) -> None:
-        """Ends the processes of all hosts after a failure that only one of them had."""
-        if answer["error"]:
-            leaving.all_leave(self._channel, _BAD_INPUT, f"host {host}: {answer['error']}")
+        """Ends all after a failure that only one host had."""
         status = answer["status"]
-        if full_disk.has_stopped(status):
-            text = full_disk.describe(self._path, f"trial {trial}")
+        if answer["error"]:
+            code, text = _BAD_INPUT, f"host {host}: {answer['error']}"
+            status = self._waiting(directory, text)
+        elif full_disk.has_stopped(status):
             code = trial_lib.EXIT_CODES[trial_lib.INTERRUPTED]
-            leaving.all_leave(self._channel, code, f"host {host}: {text}")
-        reason = f"on host {host} alone: {status['reason']}"
-        self._write(directory, status | {"reason": reason})
-        text = f"trial {trial} FAILED {reason}"
-        leaving.all_leave(self._channel, hosts.LOST, text, trial_has_ended=True)
+            text = f"host {host}: {full_disk.describe(self._path, f'trial {trial}')}"
+            status = self._waiting(directory, status["reason"])
+        else:
+            reason = f"on host {host} alone: {status['reason']}"
+            code, text = hosts.LOST, f"trial {trial} FAILED {reason}"
+            status = status | {"reason": reason}
+        self._all_leave(code, text, directory, status)
 
 
 def _has_failed(answer: Message) -> bool:
     return bool(answer["error"]) or answer["status"]["state"] == trial_lib.FAILED
-
-
-def _by_program(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the trials with those of one static config, which share a program, behind each other."""
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        static = {k: v for k, v in trial["parameters"].items() if not k.startswith("hparams.")}
-        groups.setdefault(json.dumps(static), []).append(trial)
-    return [trial for group in groups.values() for trial in group]
