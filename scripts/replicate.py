@@ -6,9 +6,9 @@
 
 --baseline is a training config, a trial, a study (its best trial), or the --workdir of earlier replicates,
 which are not run again; without it, only the trial variance of the candidate is measured. The same command
-goes on where it was stopped, and a larger --replicates adds more. Writes adoption.json into the workdir,
-and into the study where the replicates are: its report, written anew, shows how far runs of one
-configuration differ.
+goes on where it was stopped, and a larger --replicates adds more. Writes adoption.json and the page
+adoption.html into the workdir, and into the study where the replicates are: its report, written anew, shows
+how far runs of one configuration differ.
 Exit codes: those of scripts/launch_study.py.
 """
 
@@ -98,13 +98,14 @@ def main(argv: list[str]) -> int:
     code = 0 if FLAGS.compare else run()
     if code == 75:  # interrupted: the launcher has said how to go on
         return code
-    from playbook_jax.analysis import adoption, adoption_report, adoption_text
+    from playbook_jax.analysis import adoption, adoption_page, adoption_report, adoption_text
 
     comparison = adoption.load(FLAGS.workdir, FLAGS.worth or None)
     decision = adoption.decide(comparison)
     path = adoption_report.save(FLAGS.workdir, comparison, decision)
     print(adoption_text.text(comparison, decision, min(100, shutil.get_terminal_size().columns)))
     print(f"Written: {path}")
+    print(f"Report: {adoption_page.save(FLAGS.workdir, comparison, decision)}")
     if FLAGS.study and FLAGS.vary == "seed":
         again = shlex.join(["scripts/analyze.py", f"--study={FLAGS.study}"])
         print(f"The study's report with this retrain noise: {again}")

@@ -17,6 +17,7 @@ from playbook_jax.analysis.findings import (
     early_instability,
     end_of_training,
     enough_trials,
+    features,
     gradient_outliers,
     infeasible,
     input_bound,
@@ -112,6 +113,15 @@ def one_matters(rng, trials, there):
     return synthetic.made(rows, spaces=synthetic.FOUR, metric="validation/loss")
 
 
+def useless(rng, trials, there):
+    """Weight decay does nothing, or gains three times the noise from its weak end to its strong one."""
+    spaces = {n: space for n, space in synthetic.FOUR.items() if "clip" not in n}
+    units = sampled(rng, trials, spaces)
+    costs = 3 * units[:, 0] - 3 * units[:, 2] * (not there) + rng.normal(size=trials)
+    rows = [{"at": at, "objective": float(c)} for at, c in zip(units, costs, strict=True)]
+    return synthetic.made(rows, spaces=spaces, metric="validation/loss")
+
+
 ACT_ONLY = ("act",)  # where a LOOK is meant to come more often than one study in twenty
 
 CASES = (
@@ -135,6 +145,7 @@ CASES = (
     Case("periodic metrics", periodicity.check, made.periodic),
     Case("input-bound", input_bound.check, made.waiting),
     Case("a hyperparameter matters", sensitivity.check, one_matters, VERDICTS, " matter"),
+    Case("a feature can go", features.check, useless, VERDICTS, " can go:"),
     Case("a scientific value beats", isolation.check, scientific, VERDICTS, " beats "),
 )
 

@@ -129,6 +129,7 @@ class Difference:
       p_no_worse: how often so little would be seen, were it no worse.
       p_worthwhile: how often so little would be seen, were it better by `worth`.
       worth: the smallest improvement that is worth having.
+      p_much_worse: how often so much would be seen, were it worse by `worth`.
     """
 
     mean: float
@@ -140,6 +141,7 @@ class Difference:
     p_no_worse: float
     p_worthwhile: float
     worth: float
+    p_much_worse: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,6 +302,7 @@ def _difference(comparison: Comparison) -> tuple[Difference, bool]:
         p_no_worse=no_worse,
         p_worthwhile=test.p_values(worth)[1],
         worth=worth,
+        p_much_worse=test.p_values(-worth)[0],
     )
     return difference, test.can_tell
 

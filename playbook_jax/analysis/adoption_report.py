@@ -8,8 +8,10 @@ import numpy as np
 from etils import epath
 
 from playbook_jax import config as config_lib, trial as trial_lib
-from playbook_jax.analysis import best_of, numerals, replicate_statistics as statistics
+from playbook_jax.analysis import best_of, features, numerals, replicate_statistics as statistics
 from playbook_jax.analysis.adoption import (
+    ADOPT,
+    DO_NOT,
     NOTHING,
     SEED,
     Comparison,
@@ -27,6 +29,7 @@ PLAYBOOK = (
     "replicates-before-adopting",
     "trial-variance-once",
     "adopt-if-better",
+    "features-that-can-go",
     "gain-outweighs-complexity",
 )
 # Bookkeeping: no reader of "what would change" asks for it.
@@ -49,7 +52,9 @@ def to_dict(comparison: Comparison, decision: Decision) -> dict[str, Any]:
       `verdict`, `reason`, `more_replicates`, `objective`, `vary`, `level`, `candidate` and `baseline`
       (of each the replicates' `objectives`, `mean`, `median`, `sd` and its interval, `luck`, …),
       `difference` (see `adoption.Difference`; None while there is none), `repeats` (of replicates with the
-      same seed), `changes`, `caveats`, `complexity`, and the `playbook`'s section and rows.
+      same seed), `changes`, `features` (what the candidate turns `off` and `on`, and what that tells in
+      words), `removable` (whether what it turns off can go within noise; None where it turns none off, or
+      that cannot be told), `caveats`, `complexity`, and the `playbook`'s section and rows.
     """
     baseline = comparison.baseline
     return {
@@ -68,6 +73,8 @@ def to_dict(comparison: Comparison, decision: Decision) -> dict[str, Any]:
         "difference": decision.difference and dataclasses.asdict(decision.difference),
         "repeats": repeats(comparison) if comparison.vary == NOTHING else None,
         "changes": changes(comparison),
+        "features": switched(comparison, decision),
+        "removable": removable(comparison, decision),
         "caveats": [plain(caveat) for caveat in caveats(comparison, decision)],
         "complexity": plain(complexity(comparison)),
         "section": SECTION,
@@ -172,6 +179,56 @@ def changes(comparison: Comparison) -> list[str]:
         if not name.startswith(_UNTOLD)
         and (name not in old or name not in new or old[name] != new[name])
     ]
+
+
+def removable(comparison: Comparison, decision: Decision) -> bool | None:
+    """Returns whether the features that the candidate turns off can go within noise.
+
+    They can where it is not worse by as much as is worth having: a test of the same level as that of
+    adoption, for what is simpler needs to be no better. None where it turns nothing off, or that cannot be
+    told.
+    """
+    off, on = _switched(comparison)
+    difference = decision.difference
+    if not off or on or comparison.vary == NOTHING:
+        return None
+    little = (
+        difference is not None
+        and difference.p_worthwhile <= statistics.LEVEL < difference.p_no_worse
+    )
+    if decision.verdict == DO_NOT and not little:  # it is worse, or diverges
+        return False
+    if difference is None:
+        return None
+    return True if difference.p_much_worse <= statistics.LEVEL else None
+
+
+def switched(comparison: Comparison, decision: Decision) -> dict[str, Any]:
+    """Returns the features that adopting the candidate turns `off` and `on`, and a `text` on them."""
+    off, on = _switched(comparison)
+    told, can_go = [], removable(comparison, decision)
+    if off:
+        names = numerals.join([name.removeprefix("hparams.") for name in off])
+        says = {
+            True: "can go within noise: without, it is not worse by as much as is worth having",
+            False: "cannot go: without, it is worse",
+            None: "may go or not: whether it is worse without cannot be told yet",
+        }
+        told.append(
+            f"The candidate does without {names}: {'they' if len(off) > 1 else 'it'} {says[can_go]}."
+        )
+    if on and decision.verdict != ADOPT:
+        names = numerals.join([name.removeprefix("hparams.") for name in on])
+        told.append(
+            f"The candidate adds {names}, which is not shown to help: leave it out until it is."
+        )
+    return {"off": off, "on": on, "text": " ".join(told)}
+
+
+def _switched(comparison: Comparison) -> tuple[list[str], list[str]]:
+    if comparison.baseline is None:
+        return [], []
+    return features.switched(comparison.baseline.config, comparison.candidate.config)
 
 
 def complexity(comparison: Comparison) -> str:

@@ -24,18 +24,25 @@ def text(comparison: Comparison, decision: Decision, width: int = 100) -> str:
       decision: what was decided.
       width: of a line, in characters.
     """
+    lines = told(comparison, decision)
+    if comparison.vary != NOTHING:
+        lines.append(adoption_report.switched(comparison, decision)["text"])
+        if decision.verdict == ADOPT:
+            lines.append(f"Complexity: {adoption_report.complexity(comparison)}")
+        lines.append(verdict(decision))
+    paragraphs = [textwrap.fill(line, width, subsequent_indent="  ") for line in lines if line]
+    return adoption_report.plain("\n".join([*_table(comparison), *paragraphs]))
+
+
+def told(comparison: Comparison, decision: Decision) -> list[str]:
+    """Returns what is to know beside the numbers: luck, the difference, caveats; a sentence or more each."""
     sides = {"candidate": comparison.candidate, "baseline": comparison.baseline}
     if comparison.vary == NOTHING:
-        told = [_repeats(comparison)]
-    else:
-        told = [_luck(name, side, comparison) for name, side in sides.items() if side is not None]
-        told.append(_difference(comparison, decision))
-        told += [f"Note: {caveat}" for caveat in adoption_report.caveats(comparison, decision)]
-        if decision.verdict == ADOPT:
-            told.append(f"Complexity: {adoption_report.complexity(comparison)}")
-        told.append(verdict(decision))
-    paragraphs = [textwrap.fill(line, width, subsequent_indent="  ") for line in told if line]
-    return adoption_report.plain("\n".join([*_table(comparison), *paragraphs]))
+        return [_repeats(comparison)]
+    found = [_luck(name, side, comparison) for name, side in sides.items() if side is not None]
+    found.append(_difference(comparison, decision))
+    found += [f"Note: {caveat}" for caveat in adoption_report.caveats(comparison, decision)]
+    return [line for line in found if line]
 
 
 def verdict(decision: Decision) -> str:
@@ -50,6 +57,16 @@ def verdict(decision: Decision) -> str:
 
 
 def _table(comparison: Comparison) -> list[str]:
+    found = rows(comparison)
+    widths = [max(map(len, cells)) for cells in zip(*found, strict=True)]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in found
+    ]
+
+
+def rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Returns the numbers of both sides as a table, its first row the titles."""
+
     def value(x: float | None) -> str:
         return "unknown" if x is None else numerals.metric(comparison.metric, x)
 
@@ -81,11 +98,7 @@ def _table(comparison: Comparison) -> list[str]:
     ]
     if comparison.baseline is not None:
         columns.append(column("baseline", comparison.baseline))
-    widths = [max(map(len, cells)) for cells in columns]
-    rows = zip(*columns, strict=True)
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    return list(zip(*columns, strict=True))
 
 
 def _luck(name: str, side: Side, comparison: Comparison) -> str:
