@@ -102,9 +102,9 @@ class RayStudy(Study):
         return self
 
 
-def lose_a_node(study, cluster, lost_with):
-    """Kills a node when two trials run, one a node; `lost_with`: the trials in that worker's program."""
-    study.until(lambda: len(study.steps(0)) > 3 and len(study.steps(lost_with)) > 3)
+def lose_a_node(study, cluster, running):
+    """Kills a node when these trials run, and something of each is saved."""
+    study.until(lambda: all(len(study.steps(number)) > 3 for number in running))
     cluster.tell("kill")
     code, output, errors = study.wait()
     assert (code, errors) == (0, "")
@@ -122,7 +122,7 @@ def lose_a_node(study, cluster, lost_with):
 @pytest.mark.playbook("studies-survive-interruptions", "studies-run-on-several-machines")
 def test_a_node_is_lost_and_every_trial_is_complete_once(tmp_path, cluster):
     study = RayStudy(tmp_path, cluster, notes="seconds=0.05", num_trials=4).start()
-    attempts = lose_a_node(study, cluster, lost_with=1)
+    attempts = lose_a_node(study, cluster, running=[0, 1])
     assert sorted(map(len, attempts)) == [1, 1, 1, 2]
     again = max(attempts, key=len)
     assert again[1]["from"] >= 3
@@ -132,7 +132,7 @@ def test_a_node_is_lost_and_every_trial_is_complete_once(tmp_path, cluster):
 @pytest.mark.playbook("studies-survive-interruptions", "studies-run-on-several-machines")
 def test_nodes_that_share_no_disk_send_back_what_they_save_also_of_packs(tmp_path, cluster):
     study = RayStudy(tmp_path, cluster, apart=True, notes="seconds=0.05", num_trials=4)
-    attempts = lose_a_node(study.start(pack=2), cluster, lost_with=2)
+    attempts = lose_a_node(study.start(pack=2), cluster, running=range(4))
     assert sorted(map(len, attempts)) == [1, 1, 2, 2]
     for number, trials in enumerate(attempts):
         assert all(a["packing"] == {"lanes": 2, "lane": number % 2} for a in trials)
