@@ -177,3 +177,67 @@ def test_cannot_tell():
     ]:
         (finding,) = instability.check(made)
         assert (finding.verdict, finding.answer, finding.action) == (CANNOT_TELL, answer, "")
+
+
+@pytest.mark.playbook("best-at-the-edge-of-instability")
+def test_a_ratio_is_judged_as_it_was_sampled():
+    ratio = "hparams.learning_rate/(1-hparams.momentum)"
+    made = study(lambda u: 1 - u, 0.7, name=ratio, space=synthetic.LEARNING_RATE)
+    (finding,) = instability.check(made)
+    assert finding.verdict == ACT
+    assert "(learning_rate/(1-hparams.momentum) of 0.794 and more)" in finding.answer
+    (finding,) = instability.check(
+        study(lambda u: (u - 0.1) ** 2, 0.7, name=ratio, space=synthetic.LEARNING_RATE)
+    )
+    assert finding.verdict == FINE
+
+
+def conditional():
+    """Adam's best rates are right below its edge; Nesterov's, another hyperparameter, keep away from it."""
+    spaces = {
+        f"{RATE}@optimizer={name}": synthetic.LEARNING_RATE | {"when": {"optimizer": [name]}}
+        for name in ("adam", "nesterov")
+    }
+    rows = []
+    for u in PLACES:
+        rows.append({"at": [0, u, u], "objective": None if u > 0.7 else 1 - u})
+        rows.append({"at": [1, u, u], "objective": None if u > 0.8 else (u - 0.2) ** 2})
+    both = {"optimizer": {"values": ["adam", "nesterov"]}, **spaces}
+    made = synthetic.made(rows, spaces=both, base={"max_train_steps": 1000})
+    trials = []
+    for trial in made.trials:
+        mine = f"{RATE}@optimizer={trial.parameters['optimizer']}"
+        kept = {k: v for k, v in trial.parameters.items() if k in ("optimizer", mine)}
+        trials.append(dataclasses.replace(trial, parameters=kept))
+    return dataclasses.replace(made, trials=tuple(trials))
+
+
+@pytest.mark.playbook("best-at-the-edge-of-instability", "same-name-other-hyperparameter")
+def test_each_conditional_learning_rate_is_judged_by_itself():
+    adam, nesterov = instability.check(conditional())
+    assert (adam.verdict, nesterov.verdict) == (ACT, FINE)
+    assert "(learning_rate@optimizer=adam of 0.794 and more)" in adam.answer
+    # 14 of Adam's own 20 trials train; Nesterov's are not counted.
+    assert "All 6 trials with" in adam.evidence[0]
+    assert "14 below it train well" in adam.evidence[0]
+    assert {number % 2 for number in adam.trials} == {0}
+    assert adam.figures == ("axis-hparams.learning_rate@optimizer=adam",)
+    warmup, rate = adam.proposals
+    assert warmup.name == "hparams.warmup_steps@optimizer=adam"
+    assert warmup.value["when"] == {"optimizer": ["adam"]}
+    assert rate.name == "hparams.learning_rate@optimizer=adam"
+
+
+def test_a_condition_that_no_trial_meets_is_not_asked_about():
+    both = conditional()
+    adam = [t for t in both.trials if t.parameters["optimizer"] == "adam"]
+    (finding,) = instability.check(dataclasses.replace(both, trials=tuple(adam)))
+    assert finding.verdict == ACT
+    ended = dataclasses.replace(
+        both, trials=tuple(t for t in both.trials if t not in adam or t.objective is not None)
+    )
+    adam, _ = instability.check(ended)
+    assert (adam.verdict, adam.answer) == (
+        FINE,
+        "optimizer=adam: No trial diverged: no learning rate tried is too large to train.",
+    )

@@ -291,7 +291,10 @@ def test_replicates_run_go_on_and_are_weighed(tmp_path, study):
     # And all can be weighed again without a run.
     weighed = run("--compare", f"--workdir={tmp_path / 'next'}")
     assert weighed.returncode == 0
-    assert chained.stdout.endswith(weighed.stdout)
+    assert weighed.stdout in chained.stdout
+    # The study knows where they are, for its report.
+    noted = json.loads((study / "replicated.json").read_text())
+    assert [(study / path).resolve() for path in noted["workdirs"]] == [out, tmp_path / "next"]
 
 
 @pytest.mark.playbook("trial-variance")

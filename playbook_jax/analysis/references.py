@@ -51,6 +51,11 @@ def band_note(study: Study) -> str:
     )
 
 
+def baselines(study: Study) -> list[float]:
+    """Returns the baseline's objective, if it has one, so that an axis can have room for it."""
+    return [study.baseline.objective] if study.baseline in study.ranked else []
+
+
 def baseline(panel: Panel, study: Study, x: float, beyond: bool) -> list[str]:
     """Returns the baseline's mark and its name.
 

@@ -31,7 +31,7 @@ def draw(study: Study) -> Group | None:
     shown = [q for box in boxes for q in box if np.isfinite(q)]
     projected = growth.best - growth.gain
     values = turn * np.array([*shown, *([projected] if _drawable(study, projected) else [])])
-    values = np.append(values, references.ends(study))
+    values = np.append(values, references.ends(study) + references.baselines(study))
     y = objective_axis.objectives(study.metric, values, study.maximize)
     panel = Panel(_places(sizes, number), y.axis, height=280)
     parts = [*references.band(panel, study), *panel.frame(), *references.level(panel, study)]
