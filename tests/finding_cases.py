@@ -1,5 +1,6 @@
 """Every check with the random studies that try it, for the tests and the benchmark of their error rates."""
 
+import dataclasses
 import pkgutil
 
 import finding_studies as made
@@ -7,7 +8,11 @@ import numpy as np
 import synthetic_study as synthetic
 from finding_studies import Case
 
-from playbook_jax.analysis import findings
+from playbook_jax.analysis import (
+    findings,
+    replicate_statistics,
+    retrain_noise as retrain_noise_of_a_study,
+)
 from playbook_jax.analysis.findings import (
     VERDICTS,
     best_step,
@@ -26,6 +31,7 @@ from playbook_jax.analysis.findings import (
     late_variance,
     overfitting,
     periodicity,
+    retrain_noise,
     sensitivity,
     training_fit,
     training_loss,
@@ -122,6 +128,17 @@ def useless(rng, trials, there):
     return synthetic.made(rows, spaces=spaces, metric="validation/loss")
 
 
+def alike(rng, trials, there):
+    """Trials differ by nothing but the noise that ten runs of the best one show; or by three times it."""
+    costs = 10 + 3 * (not there) * rng.normal(size=trials) + rng.normal(size=trials)
+    rows = [{"objective": float(cost)} for cost in costs]
+    study = made.study(rows, metric="validation/loss")
+    runs = study.best.objective + rng.normal(size=10)
+    spread = replicate_statistics.spread(runs)
+    noise = retrain_noise_of_a_study.RetrainNoise(None, "the best", "/nowhere", runs, spread)
+    return dataclasses.replace(study, retrain=noise)
+
+
 ACT_ONLY = ("act",)  # where a LOOK is meant to come more often than one study in twenty
 
 CASES = (
@@ -133,6 +150,7 @@ CASES = (
     Case("training loss rises", training_loss.check, made.rising_loss),
     Case("search space boundary", boundary.check, outside, ACT_ONLY),
     Case("good region hardly sampled", enough_trials.check, made.sparse),
+    Case("trials differ by noise only", retrain_noise.check, alike),
     Case("best steps early", best_step.check, best_early, ACT_ONLY),
     Case("best steps late", best_step.check, best_late),
     Case("still improving", end_of_training.check, made.still_improving, says="still improving"),
