@@ -13,6 +13,15 @@
     marks.get(mark.dataset.t).push(mark);
   }
   let lit = null, kept = null;
+  document.addEventListener("redrawn", ({ detail: { svg, added, gone } }) => {
+    for (const mark of gone) marks.set(mark.dataset.t, (marks.get(mark.dataset.t) ?? []).filter((m) => m !== mark));
+    for (const mark of added) {
+      if (!marks.has(mark.dataset.t)) marks.set(mark.dataset.t, []);
+      marks.get(mark.dataset.t).push(mark);
+      mark.classList.toggle("on", mark.dataset.t === lit);
+    }
+    places.delete(svg);
+  });
 
   const light = (trial) => {
     if (trial === lit) return;
@@ -46,6 +55,7 @@
   const read = (svg) => {
     const found = [];
     for (const mark of svg.querySelectorAll("[data-t]")) {
+      if (mark.closest(".away")) continue;
       const trial = mark.dataset.t;
       if (mark.hasAttribute("cx")) found.push([+mark.getAttribute("cx"), +mark.getAttribute("cy"), trial]);
       else if (mark.dataset.x) found.push([+mark.dataset.x, +mark.dataset.y, trial]);

@@ -15,7 +15,8 @@ def html(title: str, body: Sequence[str]) -> str:
       title: as plain text.
       body: its sections, as markup.
     """
-    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
+    style, *scripts = ((_HERE / name).read_text() for name in ("page.css", "page.js", "choose.js"))
+    script = "".join(scripts)
     page = "\n".join(
         [
             "<!doctype html>",

@@ -219,6 +219,7 @@ def figures_section(study: Study, group: Group) -> str:
     """Returns a group of figures with its legend."""
     parts = [tag("h2", escape(group.title)), tag("p", prose(group.text), class_="hint")]
     parts.append(_legend(study, group.legend))
+    parts.append(group.controls)
     parts.append(tag("div", "\n".join(map(figure, group.figures)), class_="figures"))
     return tag("section", "\n".join(parts), id=group.id)
 

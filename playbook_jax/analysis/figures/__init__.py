@@ -47,6 +47,7 @@ class Group:
       text: how to read the figures, in a sentence or two.
       figures: at least one.
       legend: the marks that are explained above the figures, keys of the page's legend.
+      controls: markup above the figures, for the page's script.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Group:
     text: str
     figures: tuple[Figure, ...]
     legend: tuple[str, ...] = ()
+    controls: str = ""
 
 
 def draw(study: Study) -> list[Group]:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, numerals, objective_axis, references, svg
+from playbook_jax.analysis import axes, chooser, numerals, objective_axis, references, svg
 from playbook_jax.analysis.axes import Axis
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.hyperparameters import Hyperparameter
@@ -36,20 +36,22 @@ def draw(study: Study) -> Group | None:
         "stars away from the bounds, which are the dashed lines.",
         figures,
         ("leaders", "complete", "baseline", "infeasible"),
+        chooser.markup(study, _frame(study, x_axis(study.hyperparameters[0]))[0]),
     )
+
+
+def _frame(study: Study, x: Axis) -> tuple[Panel, ObjectiveAxis]:
+    """Returns the frame of a plot of the objective, with a strip for infeasible trials if there are any."""
+    values = np.array([trial.objective for trial in study.ranked])
+    shown = objective_axis.objectives(study.metric, values, study.maximize)
+    strip = STRIP if study.of_state(trial_lib.INFEASIBLE) else 0
+    above, below = (0, strip) if study.maximize else (strip, 0)
+    return Panel(x, shown.axis, above=above, below=below), shown
 
 
 def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
     complete, infeasible = study.ranked, study.of_state(trial_lib.INFEASIBLE)
-    values = np.array([trial.objective for trial in complete])
-    shown = objective_axis.objectives(study.metric, values, study.maximize)
-    strip = STRIP if infeasible else 0
-    panel = Panel(
-        x_axis(hyperparameter),
-        shown.axis,
-        above=0 if study.maximize else strip,
-        below=strip if study.maximize else 0,
-    )
+    panel, shown = _frame(study, x_axis(hyperparameter))
     parts = [*bounds(panel, hyperparameter), *panel.frame()]
     crosses = infeasible_strip(panel, study, hyperparameter, infeasible)
     if crosses:
