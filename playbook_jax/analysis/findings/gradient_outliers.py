@@ -108,7 +108,10 @@ def check(study: Study) -> list[Finding]:
         found = _finding(ACT, text, evidence, _mend(study, trials[0]), tuple(worst))
         return [dataclasses.replace(found, proposals=_proposals(study, trials[0]))]
     text = f"Some gradients are far above the usual ({numerals.trials(list(spikes))}), harmless so far."
-    return [_finding(LOOK, text, evidence, _mend(study, trials[0]), tuple(spikes))]
+    # Harmless so far, so that it is for the reader to decide.
+    found = _finding(LOOK, text, evidence, _mend(study, trials[0]), tuple(spikes))
+    unsure = [dataclasses.replace(p, sure=False) for p in _proposals(study, trials[0])]
+    return [dataclasses.replace(found, proposals=tuple(unsure))]
 
 
 def find(study: Study, trial: Trial) -> list[Spike]:
