@@ -85,9 +85,7 @@ def test_shares_quality_and_chances_are_those_of_a_fit_by_hand():
         ):
             (left, _, used), (rest, _, _) = fit(kept), fit(others)
             lost = rest @ rest - left @ left
-            views.append(
-                (lost / degrees / (left @ left / (len(y) - used)), degrees, len(y) - used)
-            )
+            views.append((lost / degrees / (left @ left / (len(y) - used)), degrees, len(y) - used))
         expected = min(scipy.stats.f.sf(*view) for view in views)
         assert found[name].chance == pytest.approx(expected, rel=1e-6)
 
