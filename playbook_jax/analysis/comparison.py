@@ -18,7 +18,6 @@ from playbook_jax.analysis import (
     groups,
     hyperparameters,
     numerals,
-    retrain_difference,
     study as study_lib,
 )
 from playbook_jax.analysis.fairness import Doubt
@@ -221,9 +220,7 @@ def check(compared: Comparison) -> list[Finding]:
 def _judged(pair: Pair, doubts: Sequence[Doubt]) -> Finding:
     # They have been told already, all of them.
     above = Doubt("see the question above.", "Mend first what speaks against the comparison.")
-    joined, h = pair.equal.arms
-    found = isolation.of(joined, h, [above] if doubts else [])
-    found = retrain_difference.weigh(joined, h, found)
+    found = isolation.of(*pair.equal.arms, [above] if doubts else [])
     sizes = _sizes(pair.equal)
     told = f"Compared are the first {numerals.plural(sizes[0], 'trial')} of each that ended."
     if len(sizes) > 1:

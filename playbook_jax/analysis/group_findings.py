@@ -7,7 +7,7 @@ experiments to make progress toward their original goal …").
 
 import dataclasses
 
-from playbook_jax.analysis import findings, group_fairness, retrain_difference
+from playbook_jax.analysis import findings, group_fairness
 from playbook_jax.analysis.fairness import Doubt
 from playbook_jax.analysis.findings import ACT, LOOK, Finding, isolation
 from playbook_jax.analysis.groups import Group
@@ -44,9 +44,7 @@ def read(group: Group) -> Reading:
     together = [group_fairness.check(group, found, doubts)]
     # They have been told already, all of them.
     above = Doubt("see the question above.", "Mend first what speaks against the comparison.")
-    for study, h in asked(group):
-        answer = isolation.of(study, h, [above] if doubts else [])
-        together.append(retrain_difference.weigh(study, h, answer))
+    together += [isolation.of(study, h, [above] if doubts else []) for study, h in asked(group)]
     return Reading(group, found, doubts, together)
 
 

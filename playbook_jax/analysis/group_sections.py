@@ -11,7 +11,6 @@ from playbook_jax.analysis import (
     numerals,
     page,
     report,
-    retrain_difference,
     sections,
     tables,
 )
@@ -19,7 +18,6 @@ from playbook_jax.analysis.figures import Group as Figures, isolation as isolati
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, isolation as isolation_finding
 from playbook_jax.analysis.group_findings import Reading
 from playbook_jax.analysis.groups import Group, Member
-from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.isolation import Slice
 from playbook_jax.analysis.markup import escape, items, link, prose, tag
 from playbook_jax.analysis.study import Study
@@ -45,7 +43,7 @@ def answer(reading: Reading) -> str:
     """Returns which value is best, whether the comparison is fair, a row a study, and what to do next."""
     group = reading.group
     asked = group_findings.asked(group)
-    told = [_told(study, h) for study, h in reversed(asked)]
+    told = [isolation_finding.of(study, h, ()).answer for study, h in reversed(asked)]
     fair = tag("a", _FAIR[reading.together[0].verdict], href="#finding-0")
     lede = f"{escape(' '.join(told))} The comparison {fair}."
     parts = [
@@ -55,10 +53,6 @@ def answer(reading: Reading) -> str:
         _next(reading),
     ]
     return tag("section", "\n".join(parts), id="answer")
-
-
-def _told(study: Study, h: Hyperparameter) -> str:
-    return retrain_difference.weigh(study, h, isolation_finding.of(study, h, ())).answer
 
 
 def _overview(reading: Reading) -> str:
