@@ -1,5 +1,6 @@
 """The index page over all studies."""
 
+import dataclasses
 import datetime
 import os
 import subprocess
@@ -14,7 +15,7 @@ from html_page import Page
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import index, report
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conclusion, ledger
+from playbook_jax.studies import conclusion, launches, ledger
 
 HOSTILE = "<script>alert(1)</script> & \"'"
 INDEX = pytest.mark.playbook("index-of-studies")
@@ -119,6 +120,31 @@ def test_states(root):
     assert state("b") == "no result"
     synthetic.write(root / "c", synthetic_group.good(), num_trials=2, started=0)
     assert state("c") == "not started"
+
+
+@INDEX
+def test_launches_are_marked_with_their_evidence(root):
+    assert "launches" not in [e.text for e in Page(index.write(root).read_text()).all("th")]
+    evidence = root / "a_replicates"
+    evidence.mkdir()
+    (evidence / "adoption.html").write_text("")
+    launch = launches.Launch(
+        "2026-01-02T10:00:00+00:00",
+        3,
+        {},
+        "validation/error_rate",
+        0.02,
+        {},
+        "../a_replicates",
+        "adopt",
+        HOSTILE,
+    )
+    rows = {"format": 1, "launches": [dataclasses.asdict(launch)]}
+    trial_lib.write_json(root / "a" / launches.FILE_NAME, rows)
+    page = Page(index.write(root).read_text())
+    page.check(root)
+    (link,) = [e for e in page.all("a") if e.get("href") == "a_replicates/adoption.html"]
+    assert link.text == f"2026-01-02: trial 3, adopt: {HOSTILE}"
 
 
 def test_markup_in_studies_is_shown_as_text(root):

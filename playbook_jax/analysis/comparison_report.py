@@ -120,7 +120,8 @@ def _answer(compared: Comparison, found: list[Finding], directory: epath.Path) -
             for i, finding in enumerate(found)
             if finding.action
         ]
-        parts.append(tag("div", tag("h3", "What to do next") + items("ol", todo), class_="next"))
+        list_of = items("ol", todo) if len(todo) > 1 else tag("div", todo[0])
+        parts.append(tag("div", tag("h3", "What to do next") + list_of, class_="next"))
     return tag("section", "\n".join(parts), id="answer")
 
 

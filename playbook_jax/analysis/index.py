@@ -8,19 +8,17 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from playbook_jax import __version__, trial as trial_lib
 from playbook_jax.analysis import numerals, page
 from playbook_jax.analysis.markup import escape, link, tag
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import ledger
+from playbook_jax.studies import launches, ledger
+from playbook_jax.studies.launches import Launch
 from playbook_jax.studies.ledger import Study
 
 NAME = "index.html"
 _GROUP = "group.json"
-# The columns of the ledger that the page shows in a form of its own.
-_SHOWN = {field.name for field in dataclasses.fields(ledger.Entry)} - {"launches"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class _Row:
       ended: when the newest result came, likewise.
       reproduction: the command that started it.
       code: the commit.
-      more: what else the ledger says, by column.
+      adopted: its launches, the newest last.
       group: whether it is a group, whose studies have rows as well.
     """
 
@@ -56,7 +54,7 @@ class _Row:
     ended: str
     reproduction: str
     code: str
-    more: Mapping[str, Any]
+    adopted: Sequence[Launch] = ()
     group: bool = False
 
     @property
@@ -162,7 +160,7 @@ def _row(study: Study) -> _Row:
         ended=_changed(directories),
         reproduction=entry.reproduction,
         code=entry.code,
-        more={k: v for k, v in dataclasses.asdict(entry).items() if k not in _SHOWN},
+        adopted=launches.read(study.path),
     )
 
 
@@ -207,22 +205,22 @@ def _of_group(directory: Path, rows: Sequence[_Row]) -> _Row:
         best=choose_best(bests, default=None),
         started=min((row.started for row in rows if row.started), default=""),
         ended=max(row.ended for row in rows),
-        more={},
+        adopted=(),
         group=True,
     )
 
 
 def _table(rows: Sequence[_Row], root: Path) -> str:
-    more = list(dict.fromkeys(name for row in rows for name in row.more))
+    adopted = any(row.adopted for row in rows)
     heads = [("study", ""), ("state", ""), ("trials", "n"), ("infeasible", "n")]
-    heads += [("best validation", "n"), ("notes", ""), *((name, "") for name in more)]
+    heads += [("best validation", "n"), ("notes", ""), *([("launches", "")] if adopted else [])]
     heads += [("config", ""), ("started", ""), ("last result", ""), ("reproduction", "")]
     cells = "".join(tag("th", escape(head), scope="col", class_=class_) for head, class_ in heads)
-    body = "\n".join(_cells(row, root, more) for row in rows)
+    body = "\n".join(_cells(row, root, adopted) for row in rows)
     return page.table(cells, body, "scroll index", sortable=True)
 
 
-def _cells(row: _Row, root: Path, more: Sequence[str]) -> str:
+def _cells(row: _Row, root: Path, adopted: bool) -> str:
     report = link(row.name, row.directory / "report.html", root)
     kind = tag("span", "group") if row.group else ""
     best = "" if row.best is None else numerals.metric(row.metric, row.best)
@@ -243,7 +241,7 @@ def _cells(row: _Row, root: Path, more: Sequence[str]) -> str:
         tag("td", str(infeasible), class_="n"),
         tag("td", best + metric, class_="n", data_v="" if row.best is None else repr(row.best)),
         tag("td", escape(row.notes), class_="reason"),
-        *(tag("td", escape(_text(row.more.get(name)))) for name in more),
+        *([_launches(row, root)] if adopted else []),
         tag("td", ", ".join(links)),
         _time(row.started),
         _time(row.ended),
@@ -252,10 +250,15 @@ def _cells(row: _Row, root: Path, more: Sequence[str]) -> str:
     return tag("tr", "".join(cells), class_="whole" if row.group else "")
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "; ".join(map(_text, value))
-    return "" if value is None else str(value)
+def _launches(row: _Row, root: Path) -> str:
+    """Returns a cell with a line a launch, which leads to the page of its evidence where there is one."""
+    lines = []
+    for launch in row.adopted:
+        evidence = (
+            row.directory / launch.evidence / "adoption.html"
+        )  # an absolute path stays as it is
+        lines.append(tag("div", link(launch.text, evidence, root)))
+    return tag("td", "".join(lines), class_="reason")
 
 
 def _time(text: str) -> str:
