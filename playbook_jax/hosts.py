@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from playbook_jax import trial
 from playbook_jax.errors import UsageError
 
 # Set in the process that does the work: the number of its end of the socket.
@@ -180,6 +179,8 @@ def watch(
       on_loss: is told the reason when the child was aborted and is not started again.
       again: gets what an aborted child has told (see `tell`); returns whether it is to start again.
     """
+    from playbook_jax import trial  # with NumPy, for which --help need not wait
+
     asked: list[int] = []
     while True:
         code, told = _run_child(asked)
