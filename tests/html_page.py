@@ -96,7 +96,9 @@ class Page(HTMLParser):
                     assert value.startswith(known) or (file and ":" not in value), value
                     assert not value.startswith("#") or value[1:] in ids, value
                 assert "url(" not in value or value.startswith("url(#clip-"), value
-        (script,) = (e.text for e in self.all("script") if e.get("type") is None)  # others hold data
+        (script,) = (
+            e.text for e in self.all("script") if e.get("type") is None
+        )  # others hold data
         style = self.one("style").text
         for text in (style, script):
             assert "http" not in text

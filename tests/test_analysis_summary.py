@@ -81,7 +81,9 @@ def test_the_command_prints_findings_and_where_the_report_is(tmp_path):
     assert lines[0].startswith(f"synthetic: 12 trials, {len(study.ranked)} complete")
     assert lines[1].startswith(f"Best: trial {study.best.number}, validation error rate ")
     assert lines[-1] == f"Report: {directory / 'report.html'}"
-    shown = [line for line in lines[:-1] if not line.startswith("Next study: ")]  # a command stays whole
+    shown = [
+        line for line in lines[:-1] if not line.startswith("Next study: ")
+    ]  # a command stays whole
     assert max(map(len, shown)) <= 100
     told = " ".join(result.stdout.split())
     for finding in findings.check(study):

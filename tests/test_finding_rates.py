@@ -13,7 +13,11 @@ STUDIES = 40
 ALARMS, MISSES = 3, 6
 # Where 200 studies show more: at the edge of instability 12 % are missed; and which of four hyperparameters
 # matters, 20 trials fail to tell in a third.
-MORE_MISSES = {"instability: best at its edge": 8, "a hyperparameter matters": 19, "a feature can go": 26}
+MORE_MISSES = {
+    "instability: best at its edge": 8,
+    "a hyperparameter matters": 19,
+    "a feature can go": 26,
+}
 
 
 @pytest.mark.parametrize("case", finding_cases.CASES, ids=lambda case: case.name.replace(" ", "-"))
