@@ -10,6 +10,7 @@ trials came to their end (infeasible ones, that diverged, included), 1 some fail
 interrupted (continue by the same command).
 """
 
+import dataclasses
 import math
 import os
 import sys
@@ -80,6 +81,7 @@ def main(argv: list[str]) -> int:
         raise UsageError("--measure is for --dry_run, which launches nothing")
     from playbook_jax.studies import pack_choice
 
+    pack = pack_choice.parse(FLAGS.pack)
     if FLAGS.dry_run:
         from playbook_jax.studies import preview
 
@@ -87,37 +89,36 @@ def main(argv: list[str]) -> int:
             FLAGS.config,
             FLAGS.workdir,
             num_workers=FLAGS.workers or None,
-            pack=pack_choice.parse(FLAGS.pack),
+            pack=pack,
             measure=FLAGS.measure,
         )
         return 0
 
-    options = {
-        "command": [word for word in command_line.command() if word != "--retry_failed"],
-        "retry_failed": FLAGS.retry_failed,
-        "time_limit": 60 * FLAGS.trial_minutes or math.inf,
-        "silent_limit": 60 * FLAGS.silent_minutes or math.inf,
-        "pack": pack_choice.parse(FLAGS.pack),
-    }
     found = (FLAGS.coordinator, FLAGS.num_hosts, FLAGS.host, FLAGS.host_timeout)
     # On a cluster of Ray's the environment may name hosts, as Slurm's does, that are Ray's nodes.
     environment = os.environ if FLAGS.executor == "local" else {}
     all_hosts = hosts.find(*found, environment, even_one=True)
+    from playbook_jax.studies import launcher, places
+
+    options = launcher.Options(
+        command=[word for word in command_line.command() if word != "--retry_failed"],
+        retry_failed=FLAGS.retry_failed,
+        time_limit=60 * FLAGS.trial_minutes or math.inf,
+        silent_limit=60 * FLAGS.silent_minutes or math.inf,
+        pack=pack,
+    )
     if all_hosts:
         from playbook_jax.studies import slice as slice_lib
 
-        given = {"workers": FLAGS.workers > 1, "pack": FLAGS.pack is not None}
+        given = {"workers": FLAGS.workers > 1, "pack": pack is not None}
         slice_lib.refuse(**given, executor=FLAGS.executor != "local")
-        return slice_lib.launch(all_hosts, FLAGS.config, FLAGS.workdir, **options)
-    from playbook_jax.studies import launcher, places
-
-    return launcher.launch(
-        FLAGS.config,
-        FLAGS.workdir,
+        return slice_lib.launch(all_hosts, FLAGS.config, FLAGS.workdir, options)
+    options = dataclasses.replace(
+        options,
         num_workers=FLAGS.workers or places.default_num_workers(),
         make_executor=EXECUTORS[FLAGS.executor](),
-        **options,
     )
+    return launcher.launch(FLAGS.config, FLAGS.workdir, options)
 
 
 def on_this_machine() -> None:
@@ -132,7 +133,7 @@ def on_ray():  # noqa: ANN201
     return ray_executor.maker(address, FLAGS.workers, launcher.TRAIN_MODULE)
 
 
-EXECUTORS = {"local": on_this_machine, "ray": on_ray}  # what `launch` takes as make_executor
+EXECUTORS = {"local": on_this_machine, "ray": on_ray}  # give `launcher.Options.make_executor`
 
 if __name__ == "__main__":
     command_line.run(main)

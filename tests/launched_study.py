@@ -40,10 +40,7 @@ try:
     code = launcher.launch(
         config,
         workdir,
-        num_workers=int(workers),
-        command=command,
-        train_module=train_module,
-        **options,
+        launcher.Options(command, int(workers), train_module=train_module, **options),
     )
 except UsageError as error:
     print(f"error: {error}", file=sys.stderr)

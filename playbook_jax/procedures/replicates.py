@@ -384,9 +384,7 @@ def run(
                 code = launcher.launch(
                     directory / f"{name}_study.py",
                     directory / name,
-                    num_workers=num_workers,
-                    command=command,
-                    retry_failed=retry_failed,
+                    launcher.Options(command, num_workers, retry_failed),
                 )
         except UsageError:
             _undo(directory, existed)

@@ -37,26 +37,13 @@ COMPLETE, FAILED, INTERRUPTED = (
 )
 
 
-def launch(
-    config_path: str | Path,
-    workdir: str | Path,
-    *,
-    num_workers: int,
-    command: Sequence[str],
-    retry_failed: bool = False,
-    time_limit: float = math.inf,
-    silent_limit: float = SILENT_LIMIT,
-    pack: int | str | None = None,
-    train_module: str = TRAIN_MODULE,
-    make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None,
-) -> int:
-    """Runs a study, or what is left of it, and writes its table, best config and report.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a study is to be run; what is studied is in its config.
 
-    Args:
-      config_path: the study config.
-      workdir: the study directory.
-      num_workers: how many processes run trials.
+    Attributes:
       command: what started this process, as it is to be repeated.
+      num_workers: how many processes run trials.
       retry_failed: whether trials that FAILED are run again, from their last checkpoint.
       time_limit: after how many seconds a trial saves, and ends as FAILED.
       silent_limit: after how many seconds a worker is killed that trains and gives no sign of life; what
@@ -65,6 +52,25 @@ def launch(
         one with each trial alone.
       train_module: a module like training.py.
       make_executor: makes what runs the trials; a `Pool` on this machine when None.
+    """
+
+    command: Sequence[str]
+    num_workers: int = 1
+    retry_failed: bool = False
+    time_limit: float = math.inf
+    silent_limit: float = SILENT_LIMIT
+    pack: int | str | None = None
+    train_module: str = TRAIN_MODULE
+    make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None
+
+
+def launch(config_path: str | Path, workdir: str | Path, options: Options) -> int:
+    """Runs a study, or what is left of it, and writes its table, best config and report.
+
+    Args:
+      config_path: the study config.
+      workdir: the study directory.
+      options: how.
 
     Returns:
       The exit code: 0 when all trials came to their end, infeasible ones included, 1 when some
@@ -73,16 +79,6 @@ def launch(
     Raises:
       UsageError: the study can't be run; nothing was written unless it had started.
     """
-    options = _Options(
-        num_workers,
-        command,
-        retry_failed,
-        time_limit,
-        silent_limit,
-        pack,
-        train_module,
-        make_executor,
-    )
     with Stop() as stop:
         asked = specification_lib.load(config_path)
         specification, study = open_study(asked, workdir)
@@ -100,20 +96,6 @@ def launch(
             return run.interrupted(name)
         finally:
             run.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """What `launch` was asked for, see there."""
-
-    num_workers: int
-    command: Sequence[str]
-    retry_failed: bool
-    time_limit: float
-    silent_limit: float
-    pack: int | str | None
-    train_module: str
-    make_executor: Callable[[StudyDirectory, Stop], Executor] | None
 
 
 def open_study(
@@ -150,7 +132,7 @@ class _Run:
         specification: Specification,
         study: StudyDirectory,
         stop: Stop,
-        options: _Options,
+        options: Options,
         doubts: Sequence[str],
     ) -> None:
         self._specification, self._study, self._stop = specification, study, stop
