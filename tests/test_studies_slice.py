@@ -20,7 +20,7 @@ from test_studies_specification import write
 
 from playbook_jax import config as config_lib, hosts, trial
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conclusion, leaving, slice as slice_lib
+from playbook_jax.studies import conclusion, launcher, leaving, slice as slice_lib
 from playbook_jax.studies.channel import Channel, HostLostError
 from playbook_jax.studies.executor import Stop
 from playbook_jax.studies.in_process import InProcess
@@ -142,8 +142,12 @@ class Hosts:
 
         follower = threading.Thread(target=follow, daemon=True)
         follower.start()
-        options = {"command": ["scripts/launch_study.py"], "time_limit": self.time_limit}
-        options |= {"retry_failed": retry_failed, "silent_limit": self.silent_limit}
+        options = launcher.Options(
+            ["scripts/launch_study.py"],
+            retry_failed=retry_failed,
+            time_limit=self.time_limit,
+            silent_limit=self.silent_limit,
+        )
         with self._noting(ends, 0):
             here = self._in_process(0)
             arguments = (channels[0], here, self.timeout, self.config, self.path, options)

@@ -1,17 +1,16 @@
 """Validates and trains a study's trials in this process, as every host does of several that run in step."""
 
 import importlib
-import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import specification as specification_lib
 from playbook_jax.studies.channel import Message
 from playbook_jax.studies.executor import Trial
+from playbook_jax.studies.shared import Shared
 
 
 class InProcess:
@@ -23,13 +22,8 @@ class InProcess:
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         """Takes what all trials share, see `executor.Executor`; returns what is wrong with a trial."""
-        self._shared = {**shared, "base_config": config_lib.from_dict(shared["base_config"])}
-        for trial in trials:
-            try:
-                self._train.validate(self._config(**trial))
-            except UsageError as error:
-                return f"trial {trial['trial']}: {error}"
-        return ""
+        self._shared = Shared(**shared)
+        return self._shared.what_is_wrong(self._train.validate, trials)
 
     def train(
         self,
@@ -49,11 +43,11 @@ class InProcess:
         status, error = None, ""
         try:
             status = self._train.train(
-                self._config(trial, parameters),
+                self._shared.config(trial, parameters),
                 directory,
                 progress=lambda done, total, text: progress(done),
                 should_stop=lambda: stop() or out_of_time(),
-                command=self._shared["command"],
+                command=self._shared.command,
             )
         except UsageError as refusal:
             error = f"trial {trial}: {refusal}"
@@ -62,16 +56,3 @@ class InProcess:
             reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
             status = trial_lib.new_status(trial_lib.FAILED, reason)
         return {"status": status, "error": error, "stop": stop()}
-
-    def _config(self, trial: int, parameters: Mapping[str, Any]) -> Any:
-        base_config, vary_seed = self._shared["base_config"], self._shared["vary_seed"]
-        return specification_lib.trial_config(base_config, trial, parameters, vary_seed)
-
-
-def by_program(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the trials with those of one static config, which share a program, behind each other."""
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        static = {k: v for k, v in trial["parameters"].items() if not k.startswith("hparams.")}
-        groups.setdefault(json.dumps(static), []).append(trial)
-    return [trial for group in groups.values() for trial in group]

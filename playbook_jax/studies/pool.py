@@ -60,19 +60,7 @@ class Pool:
             self._start(index)
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
-        """Has the first worker check every trial's config; the others get ready meanwhile.
-
-        Args:
-          shared: the fields of the command `open`.
-          trials: all that are to run, at least one.
-
-        Returns:
-          Whether it was done; False when a stop was asked for.
-
-        Raises:
-          UsageError: a config can't be run.
-          WorkersFailedError: the workers do not start.
-        """
+        """Implements `executor.Executor`: the first worker checks, the others get ready meanwhile."""
         self._shared, self._to_check = shared, trials
         for worker in self._workers.values():
             self._greet(worker)
@@ -97,10 +85,8 @@ class Pool:
                 how = self._bury(worker)
                 self._greet(self._start(worker.index))
                 if worker.index == 0:
-                    self._measured.over, self._measured.problem = (
-                        True,
-                        f"then a worker ended: {how}",
-                    )
+                    problem = f"then a worker ended: {how}"
+                    self._measured.over, self._measured.problem = True, problem
         return self._measured
 
     def pack(self, lanes: int, trials: Sequence[Trial]) -> None:
@@ -110,20 +96,7 @@ class Pool:
     def run(
         self, trials: Sequence[Trial], directory: Callable[[int], Path], listener: Listener
     ) -> bool:
-        """Runs trials that were validated.
-
-        Args:
-          trials: in the order in which they start, but for those that wait for their program.
-          directory: gives a trial's directory.
-          listener: is told what happens.
-
-        Returns:
-          Whether all have come to their end; False when a stop was asked for.
-
-        Raises:
-          UsageError: a trial's directory can't be written, or belongs to another config.
-          WorkersFailedError: the workers do not start.
-        """
+        """Implements `executor.Executor`."""
         self._queue, self._listener = jobs.Queue(self._make_jobs(trials)), listener
         while not self._stop.requests:
             for worker in self._workers.values():
@@ -141,7 +114,7 @@ class Pool:
         return False
 
     def close(self) -> None:
-        """Ends all workers."""
+        """Implements `executor.Executor`: ends all workers."""
         for worker in self._workers.values():
             worker.hang_up()
         for worker in self._workers.values():

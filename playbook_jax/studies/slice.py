@@ -8,6 +8,8 @@ parents start again (see `hosts.watch`); the trial goes on from its checkpoint.
 """
 
 import contextlib
+import dataclasses
+import itertools
 import math
 import os
 import re
@@ -23,14 +25,16 @@ from playbook_jax import config as config_lib, hosts, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import (
     full_disk,
+    jobs,
     launcher,
     leaving,
+    running as running_lib,
     specification as specification_lib,
 )
 from playbook_jax.studies.channel import Channel, HostLostError, Message
 from playbook_jax.studies.directory import Status, StudyDirectory
 from playbook_jax.studies.executor import Listener, Stop, Trial
-from playbook_jax.studies.in_process import InProcess, by_program
+from playbook_jax.studies.in_process import InProcess
 from playbook_jax.studies.restarts import ENDED, Restarts
 
 _BAD_INPUT = 2
@@ -55,9 +59,7 @@ def launch(
     all_hosts: hosts.Hosts,
     config_path: str | Path,
     workdir: str | Path,
-    *,
-    train_module: str = launcher.TRAIN_MODULE,
-    **options: Any,
+    options: launcher.Options,
 ) -> int:
     """Runs a study, or what is left of it, on all these hosts; called on each of them.
 
@@ -65,8 +67,7 @@ def launch(
       all_hosts: the hosts.
       config_path: the study config, the same on all hosts.
       workdir: the study directory, which all hosts see.
-      train_module: see `launcher.launch`.
-      **options: the others of `launcher.launch`; they count on host 0.
+      options: how; but for the module that trains, those of host 0 count. One worker is all of the hosts.
 
     Returns:
       The exit code of `launcher.launch`, the same on all hosts; 1 where a host was lost for good.
@@ -87,7 +88,7 @@ def launch(
         channel = Channel()
         _agree_on_the_study(channel, config_path)
         jax.devices()  # which waits until all hosts have come here, so not where one alone does
-        here = InProcess(train_module)
+        here = InProcess(options.train_module)
         if channel.index:
             with leaving.looking(lambda: leaving.leave_if_told(channel)):
                 return _follow(channel, here, Path(workdir), stop)
@@ -140,23 +141,17 @@ def _lead(
     timeout: float,
     config_path: str | Path,
     workdir: str | Path,
-    options: Mapping[str, Any],
+    options: launcher.Options,
 ) -> int:
     """Launches the study, on host 0; however that ends, the others end with it."""
-    silent_limit = options.get("silent_limit", launcher.SILENT_LIMIT)
 
     def make_executor(study: StudyDirectory, stop: Stop) -> Slice:
-        return Slice(channel, here, timeout, silent_limit, study, stop)
+        return Slice(channel, here, timeout, options.silent_limit, study, stop)
 
+    options = dataclasses.replace(options, num_workers=1, make_executor=make_executor)
     end = {"do": "end", "code": trial_lib.EXIT_CODES[trial_lib.FAILED], "error": ""}
     try:
-        end["code"] = launcher.launch(
-            config_path,
-            workdir,
-            num_workers=1,
-            make_executor=make_executor,
-            **options,
-        )
+        end["code"] = launcher.launch(config_path, workdir, options)
     except HostLostError:
         raise  # nobody goes on
     except UsageError as error:
@@ -253,7 +248,8 @@ class Slice:
         self, trials: Sequence[Trial], directory: Callable[[int], Path], listener: Listener
     ) -> bool:
         """Implements `executor.Executor`; trials of one program follow each other."""
-        for trial in by_program(trials):
+        by_program = jobs.by_program(trials).values()
+        for trial in itertools.chain.from_iterable(by_program):
             if self._stop.requests:
                 return False
             number = trial["trial"]
@@ -328,8 +324,7 @@ class Slice:
                 hosts.tell(ENDED)
                 raise HostLostError(f"trial {number} FAILED, but not alike on all hosts")
         elif status["state"] == trial_lib.INTERRUPTED and not any(a["stop"] for a in answers):
-            reason = f"out of time: stopped after {self._time_limit:g} s"
-            status = trial_lib.new_status(trial_lib.FAILED, reason, status["step"])
+            status = running_lib.out_of_time(self._time_limit, status["step"])
             self._write(directory, status)
         return status
 

@@ -17,11 +17,9 @@ import queue
 import signal
 import sys
 import threading
-import time
 import traceback
 from typing import Any
 
-_BEAT_SECONDS = 1.0  # between two signs of life while many configs are checked
 _WAIT_SECONDS = 0.25  # how late a request to stop may be seen where nothing runs
 NO_CORE = -1
 
@@ -76,31 +74,22 @@ class _Worker:
             # The launcher is gone. At once: to a trial, this would be an error to be written down.
             os._exit(0)
 
-    def on_open(
-        self, base_config: Message, vary_seed: bool, command: list[str], time_limit: float
-    ) -> None:
-        """Takes what all trials share; `time_limit` in seconds a trial."""
-        from playbook_jax import config as config_lib
+    def on_open(self, **shared: Any) -> None:
+        """Takes what all trials share."""
+        from playbook_jax.studies.shared import Shared
 
-        self._time_limit = time_limit
-        self._base_config = config_lib.from_dict(base_config)
-        self._vary_seed, self._command = vary_seed, command
+        self._shared = Shared(**shared)
 
     def on_validate(self, trials: list[Message]) -> None:
         """Checks the configs of all these trials; answers with the first thing that is wrong."""
-        from playbook_jax.errors import UsageError
+        from playbook_jax.studies.running import Heartbeat
 
-        beat = time.monotonic()
-        for trial in trials:
-            if time.monotonic() - beat > _BEAT_SECONDS:
-                beat = time.monotonic()
-                self._answer(kind="alive")
-            try:
-                self._train.validate(self._config(**trial))
-            except UsageError as error:
-                self._answer(kind="usage_error", error=f"trial {trial['trial']}: {error}")
-                return
-        self._answer(kind="valid")
+        heart = Heartbeat(self._answer)
+        error = self._shared.what_is_wrong(self._train.validate, trials, heart.beat)
+        if error:
+            self._answer(kind="usage_error", error=error)
+        else:
+            self._answer(kind="valid")
 
     def on_measure(self, trial: int, parameters: Message, widths: list[int]) -> None:
         """Answers what a step takes alone and with others in one program, while more are better."""
@@ -110,7 +99,7 @@ class _Worker:
         problem = ""
         for width in widths:
             try:
-                config = self._config(trial, parameters)
+                config = self._shared.config(trial, parameters)
                 lanes = None if width == pack_choice.ALONE else width
                 found[width] = self._train.step_time(config, lanes)
             except self._train.OUT_OF_MEMORY as error:
@@ -126,11 +115,11 @@ class _Worker:
         run = self._run([{"trial": trial, "directory": directory}])
         with run.answering():
             status = self._train.train(
-                self._config(trial, parameters),
+                self._shared.config(trial, parameters),
                 directory,
                 progress=lambda done, total, text: run.progress(0, done),
                 should_stop=run.should_stop,
-                command=self._command,
+                command=self._shared.command,
             )
             run.ended(0, status)
 
@@ -143,7 +132,7 @@ class _Worker:
                 progress=lambda lane, done, total, text: run.progress(lane, done),
                 should_stop=run.should_stop,
                 ended=run.ended,
-                command=self._command,
+                command=self._shared.command,
             )
             for lane, status in enumerate(statuses):
                 if status is not None:
@@ -152,15 +141,10 @@ class _Worker:
     def _run(self, lanes: list[Message | None]) -> Any:
         from playbook_jax.studies import running
 
-        return running.Running(lanes, self._time_limit, self._stop, self._answer)
+        return running.Running(lanes, self._shared.time_limit, self._stop, self._answer)
 
     def _lane(self, trial: int, parameters: Message, directory: str) -> Any:
-        return self._train.Lane(self._config(trial, parameters), directory)
-
-    def _config(self, trial: int, parameters: Message) -> Any:
-        from playbook_jax.studies import specification
-
-        return specification.trial_config(self._base_config, trial, parameters, self._vary_seed)
+        return self._train.Lane(self._shared.config(trial, parameters), directory)
 
 
 def main(descriptor: str, core: str, train_module: str) -> None:
