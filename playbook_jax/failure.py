@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from playbook_jax import parallel, trial
-from playbook_jax.errors import InputError
+from playbook_jax.errors import InputError, UsageError
 
 _LONG = 500
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
@@ -24,7 +24,12 @@ def conclude(writers: Sequence[trial.Writer], error: Exception) -> list[dict[str
     Args:
       writers: of the trials that one run made.
       error: what ended the run; now being handled.
+
+    Raises:
+      UsageError: that was the error: no run has failed, it can't be made.
     """
+    if isinstance(error, UsageError) and not isinstance(error, InputError):
+        raise error
     reason = _reason(error)
     # Neither a full disk nor bad data is a matter of where in the code.
     if not isinstance(error, InputError) and not reason.startswith("disk full"):

@@ -58,14 +58,13 @@ class Functions:
         run_steps = self.run_steps(lanes is not None)
         split, shared = (0,) * 4, (None,) * 5
         # A lane's own averages are due at steps of its own.
-        settle = _settle if lanes is None else _settle_where
         settle_axes = (0,) if lanes is None else (0, None)
         return {
             "init": _on_every_device(on_devices(self._init, (None, None, 0), (0, 1))),
             "run_steps": on_devices(
                 run_steps, (*split, *shared), (0, 1, 3, 4, 5, 7, 8), donate=(0, 1)
             ),
-            "settle": on_devices(settle, settle_axes, (0, 1), donate=(0,)),
+            "settle": on_devices(_settle, settle_axes, (0, 1), donate=(0,)),
             "evaluate": on_devices(
                 self.evaluate, (0, 0, 0, None, None, 0), (0, 1, 4, 5), donate=(5,)
             ),
@@ -110,14 +109,10 @@ def _on_every_device(init: Callable[..., TrainState]) -> Callable[..., TrainStat
     return on_all
 
 
-def _settle(state: TrainState) -> tuple[TrainState, TrainState, Variants]:
-    return _settle_where(state, True)
-
-
-def _settle_where(state: TrainState, due: Any) -> tuple[TrainState, TrainState, Variants]:
+def _settle(state: TrainState, due: Any = None) -> tuple[TrainState, TrainState, Variants]:
     own = statistics(state)
     averaged = jax.lax.pmean(own, parallel.AXIS)
-    if due is not True:
+    if due is not None:
         averaged = jax.tree.map(functools.partial(jnp.where, due), averaged, own)
     polyak = {**state.polyak, **averaged.get("polyak", {})}
     state = dataclasses.replace(state, batch_stats=averaged["batch_stats"], polyak=polyak)

@@ -29,7 +29,7 @@ from playbook_jax import (
     transfer,
     trial,
 )
-from playbook_jax.errors import InputError, UsageError
+from playbook_jax.errors import UsageError
 
 Status = dict[str, Any]
 # The lane, its done steps, all of its steps, and a word on how it goes.
@@ -71,45 +71,49 @@ def train(
     """
     if parallel.host_count() > 1:
         raise UsageError("trials are packed on one host; on several they run one after another")
-    found = {i: lane for i, lane in enumerate(lanes) if lane is not None}
-    configs = {i: train_lib.validate(lane.config) for i, lane in found.items()}
-    _check(configs)
-    starts = {i: transfer.read(configs[i], lane.workdir) for i, lane in found.items()}
-    writers = {i: recorder_lib.open_trial(lane.workdir, configs[i]) for i, lane in found.items()}
     result: list[Status | None] = [None] * len(lanes)
 
     def end(lane: int, status: Status) -> None:
         result[lane] = status
         ended(lane, status)
 
-    for i, writer in writers.items():
+    opened = _open({i: lane for i, lane in enumerate(lanes) if lane is not None})
+    for i, (_, writer, _) in opened.items():
         if writer.status["state"] in (trial.COMPLETE, trial.INFEASIBLE):
             end(i, writer.status)
-    left = [i for i in writers if result[i] is None]
+    left = {i: parts for i, parts in opened.items() if result[i] is None}
     try:
         with contextlib.ExitStack() as stack:
             recorders = {}
-            for i in left:
+            for i, parts in left.items():
                 recorder = recorder_lib.Recorder(
-                    configs[i],
-                    writers[i],
-                    starts[i],
+                    *parts,
                     progress=functools.partial(progress, i) if progress else None,
                     ended=functools.partial(end, i),
                 )
                 recorders[i] = stack.enter_context(recorder)
             if recorders:
-                program = program_lib.get(configs[left[0]], len(lanes))
+                config = next(iter(recorders.values())).config
+                program = program_lib.get(config, len(lanes))
                 run = train_lib.Run(program, recorders, command, profiling.Profiler())
                 run.to_the_end(should_stop)
     except Exception as error:
-        if isinstance(error, UsageError) and not isinstance(error, InputError):
-            raise
         failed = [i for i in left if result[i] is None]
-        statuses = failure.conclude([writers[i] for i in failed], error)
+        statuses = failure.conclude([left[i][1] for i in failed], error)
         for i, status in zip(failed, statuses, strict=True):
             end(i, status)
     return result
+
+
+def _open(lanes: Mapping[int, Lane]) -> dict[int, tuple[ConfigDict, trial.Writer, Any]]:
+    """Returns what `Recorder` is made from; nothing is written before all is known to be sound."""
+    configs = {i: train_lib.validate(lane.config) for i, lane in lanes.items()}
+    _check(configs)
+    starts = {i: transfer.read(configs[i], lane.workdir) for i, lane in lanes.items()}
+    return {
+        i: (configs[i], recorder_lib.open_trial(lane.workdir, configs[i]), starts[i])
+        for i, lane in lanes.items()
+    }
 
 
 def _check(configs: Mapping[int, ConfigDict]) -> None:

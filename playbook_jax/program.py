@@ -193,8 +193,7 @@ def _build(static_part: str, lanes: int | None) -> Program:
     _check_batch_norm(config, workload, variables, one, hparams)
     examples = evaluation.chosen_examples(config.save_predictions, validation)
     metrics = evaluation.metric_names(workload, one, variables, hparams)
-    polyak = "polyak_decay" in config.hparams
-    _check_metric(config, metrics, polyak)
+    _check_metric(config, metrics)
     samples = {
         "train": evaluation.train_sample(train, evaluation.train_sample_size(config, arrays)),
         "validation": validation,
@@ -204,24 +203,7 @@ def _build(static_part: str, lanes: int | None) -> Program:
         samples["examples"] = splits.only(validation, examples)
     trained = rules.trained(variables["params"])
     groups = group_norms.columns(trained) if config.record_group_norms else ()
-    functions = lanes_lib.Functions(
-        init=functools.partial(
-            train_step.initial_state, workload, config.optimizer, polyak=polyak, rules=rules
-        ),
-        run_steps=functools.partial(
-            train_step.make_run_steps,
-            workload,
-            config.optimizer,
-            config.schedule,
-            source.gather,
-            config.steps_per_call,
-            rules,
-            config.record_group_norms,
-        ),
-        evaluate=evaluation.make_evaluate(workload),
-        predict=evaluation.make_predict(workload),
-        mapping=config.device_mapping,
-    )
+    functions = _functions(config, workload, source.gather, rules)
     return Program(
         workload=workload,
         arrays=arrays,
@@ -240,11 +222,46 @@ def _build(static_part: str, lanes: int | None) -> Program:
     )
 
 
-def _check_metric(config: ConfigDict, metrics: Iterable[str], polyak: bool) -> None:
+def _functions(
+    config: ConfigDict,
+    workload: workload_lib.Workload,
+    gather: Callable[[Any, Any], Any],
+    rules: parameter_rules.ParameterRules,
+) -> lanes_lib.Functions:
+    """Returns what a trial of this config does on a device."""
+    return lanes_lib.Functions(
+        init=functools.partial(
+            train_step.initial_state,
+            workload,
+            config.optimizer,
+            polyak=_averages(config),
+            rules=rules,
+        ),
+        run_steps=functools.partial(
+            train_step.make_run_steps,
+            workload,
+            config.optimizer,
+            config.schedule,
+            gather,
+            config.steps_per_call,
+            rules,
+            config.record_group_norms,
+        ),
+        evaluate=evaluation.make_evaluate(workload),
+        predict=evaluation.make_predict(workload),
+        mapping=config.device_mapping,
+    )
+
+
+def _averages(config: ConfigDict) -> bool:
+    return "polyak_decay" in config.hparams
+
+
+def _check_metric(config: ConfigDict, metrics: Iterable[str]) -> None:
     names = [
         f"{split}/{variant}{metric}"
         for split in PERIODIC_SPLITS
-        for variant in ("", "polyak/")[: 1 + polyak]
+        for variant in ("", "polyak/")[: 1 + _averages(config)]
         for metric in metrics
     ]
     if config.checkpoint.metric not in names:

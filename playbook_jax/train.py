@@ -33,7 +33,6 @@ from playbook_jax import (
     transfer,
     trial,
 )
-from playbook_jax.errors import InputError, UsageError
 from playbook_jax.recorder import Progress, Recorder
 from playbook_jax.train_step import TrainState
 
@@ -99,8 +98,6 @@ def train(
             Run(program_lib.get(config), {0: recorder}, command, profiler).to_the_end(should_stop)
             return recorder.status
     except Exception as error:
-        if isinstance(error, UsageError) and not isinstance(error, InputError):
-            raise
         return failure.conclude([writer], error)[0]
 
 
