@@ -175,25 +175,18 @@ def _short(value: float) -> str:
     return f"{value:.1f} s" if value < 10 else progress.format_seconds(value)
 
 
-def _lanes(pack: int) -> int | None:
-    return None if pack == pack_choice.ALONE else pack
-
-
 def _choose(work: Work, config: ConfigDict) -> int:
     """Returns how many trials a launch would run in one program."""
     from playbook_jax import step_time
 
-    found: dict[int, float] = {}
-    for width in pack_choice.widths(max(work.counts)):
-        try:
-            found[width] = step_time.measure(config, _lanes(width))
-        except step_time.OUT_OF_MEMORY:
-            break
-        if pack_choice.no_better(found):
-            break
-    if pack_choice.ALONE not in found:
+    found = pack_choice.explore(
+        pack_choice.widths(max(work.counts)),
+        lambda lanes: step_time.measure(config, lanes),
+        step_time.OUT_OF_MEMORY,
+    )
+    if pack_choice.ALONE not in found.seconds:
         raise UsageError("there is not enough memory for a single trial")
-    return pack_choice.choose(found, work.counts, work.workers)
+    return pack_choice.choose(found.seconds, work.counts, work.workers)
 
 
 def _one_step(config: ConfigDict, lanes: int) -> float:
@@ -229,7 +222,7 @@ def _parts(config: ConfigDict, lanes: int) -> Iterator[tuple[str, float]]:
         train_step,
     )
 
-    width = _lanes(lanes)
+    width = pack_choice.lanes_of(lanes)
     program = program_lib.get(config, width)
 
     def same(tree: Any) -> Any:
@@ -287,7 +280,7 @@ def _costs(work: Work, began: float) -> Costs:
     return Costs(
         start=start,
         compilation=max(0.0, first - trial),
-        step=step_time.measure(config, _lanes(lanes)),
+        step=step_time.measure(config, pack_choice.lanes_of(lanes)),
         **dict(_parts(config, lanes)),
         trial=trial,
         lanes=lanes,

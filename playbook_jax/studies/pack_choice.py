@@ -6,12 +6,12 @@ after another. Tiny models leave most of a device idle and gain; large ones, and
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import jobs
-from playbook_jax.studies.executor import Executor, Packs, Trial
+from playbook_jax.studies.executor import Executor, Measured, Packs, Trial
 
 AUTO = "auto"
 ALONE = 1
@@ -32,6 +32,38 @@ def no_better(seconds: Mapping[int, float]) -> bool:
     *others, last = (taken / k for k, taken in seconds.items())
     # Twice the width never needs less than half the rounds, so it must take less than twice the time.
     return bool(others) and last >= others[-1]
+
+
+def lanes_of(width: int) -> int | None:
+    """Returns the lanes of the program in which so many trials run; None where one runs without them."""
+    return None if width == ALONE else width
+
+
+def explore(
+    widths: Iterable[int],
+    step_time: Callable[[int | None], float],
+    out_of_memory: type[Exception] | tuple[type[Exception], ...],
+    heard: Callable[[int, float], bool] = lambda width, seconds: True,
+) -> Measured:
+    """Returns what a step takes, measured for one width after the other while more are better.
+
+    Args:
+      widths: how many trials are to make it at once, in ascending order.
+      step_time: measures it, of a program with so many lanes or with none, see `lanes_of`.
+      out_of_memory: what it raises where the memory is too small.
+      heard: is told each width and its seconds, and says whether to go on.
+    """
+    found = Measured()
+    for width in widths:
+        try:
+            found.seconds[width] = step_time(lanes_of(width))
+        except out_of_memory as error:
+            found.problem = f"{width} fail ({' '.join(str(error).split())[:100]})"
+            break
+        if not heard(width, found.seconds[width]) or no_better(found.seconds):
+            break
+    found.over = True
+    return found
 
 
 def rounds(counts: Sequence[int], lanes: int, workers: int) -> int:

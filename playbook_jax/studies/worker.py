@@ -95,20 +95,19 @@ class _Worker:
         """Answers what a step takes alone and with others in one program, while more are better."""
         from playbook_jax.studies import pack_choice
 
-        found: dict[int, float] = {}
-        problem = ""
-        for width in widths:
-            try:
-                config = self._shared.config(trial, parameters)
-                lanes = None if width == pack_choice.ALONE else width
-                found[width] = self._train.step_time(config, lanes)
-            except self._train.OUT_OF_MEMORY as error:
-                problem = f"{width} fail ({' '.join(str(error).split())[:100]})"
-                break
-            self._answer(kind="measured", lanes=width, seconds=found[width])
-            if self._stop.is_set() or pack_choice.no_better(found):
-                break
-        self._answer(kind="measured_all", problem=problem)
+        config = self._shared.config(trial, parameters)
+
+        def heard(width: int, seconds: float) -> bool:
+            self._answer(kind="measured", lanes=width, seconds=seconds)
+            return not self._stop.is_set()
+
+        found = pack_choice.explore(
+            widths,
+            lambda lanes: self._train.step_time(config, lanes),
+            self._train.OUT_OF_MEMORY,
+            heard,
+        )
+        self._answer(kind="measured_all", problem=found.problem)
 
     def on_train(self, trial: int, parameters: Message, directory: str) -> None:
         """Runs a trial to its end, or to where it is stopped."""
