@@ -99,8 +99,8 @@ def measure(work: Work) -> Costs:
       UsageError: the processes fail; says how.
     """
     if work.pack == pack_choice.AUTO:  # as at a launch, where one worker chooses for all
-        work = dataclasses.replace(work, pack=_measure(work, 1)[0].lanes)
-    found = _measure(work, work.workers)
+        work = dataclasses.replace(work, **_ask(work, 1)[0])
+    found = [Costs(**answer) for answer in _ask(work, work.workers)]
     means = {
         field.name: statistics.fmean(getattr(costs, field.name) for costs in found)
         for field in dataclasses.fields(Costs)
@@ -109,7 +109,8 @@ def measure(work: Work) -> Costs:
     return dataclasses.replace(found[0], **means)
 
 
-def _measure(work: Work, count: int) -> list[Costs]:
+def _ask(work: Work, count: int) -> list[dict[str, Any]]:
+    """Returns what each of so many processes answers: the pack that it chose, or the costs of one."""
     processes: list[subprocess.Popen] = []
     try:
         for index in range(count):
@@ -138,11 +139,11 @@ def _start(place: places.Place) -> subprocess.Popen:
     )
 
 
-def _answer(process: subprocess.Popen) -> Costs:
+def _answer(process: subprocess.Popen) -> dict[str, Any]:
     lines = process.stdout.read().strip().splitlines() or ["it printed nothing"]
     if process.wait() or not lines[-1].startswith(_ANSWER):
         raise UsageError(f"the measurement fails: {lines[-1][:_SHOWN]}")
-    return Costs(**json.loads(lines[-1].removeprefix(_ANSWER)))
+    return json.loads(lines[-1].removeprefix(_ANSWER))
 
 
 def describe(work: Work, costs: Costs) -> str:
@@ -197,12 +198,12 @@ def _one_step(config: ConfigDict, lanes: int) -> float:
     one = {"max_train_steps": 1, "hparams.warmup_steps": 0, "hparams.post_warmup_steps": 0}
     config = config_lib.override(config, one | {"hparams.learning_rate": 0.0})
     with tempfile.TemporaryDirectory() as directory:
-        places = [f"{directory}/{lane}" for lane in range(lanes)]
+        workdirs = [f"{directory}/{lane}" for lane in range(lanes)]
         begin = time.perf_counter()
         if lanes == pack_choice.ALONE:
-            status = train.train(config, places[0])
+            status = train.train(config, workdirs[0])
         else:
-            status = packing.train([packing.Lane(config, place) for place in places])[0]
+            status = packing.train([packing.Lane(config, workdir) for workdir in workdirs])[0]
         taken = time.perf_counter() - begin
     if status["state"] not in (trial_lib.COMPLETE, trial_lib.INFEASIBLE):
         raise UsageError(f"a trial of one step is {status['state']}: {status['reason']}")
@@ -261,16 +262,22 @@ def _second_time(function: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def _costs(work: Work, began: float) -> Costs:
-    """Measures in this process, which was started at the time `began`."""
-    import jax
-
-    from playbook_jax import compilation_cache, config as config_lib, step_time, train
+def _respond(work: Work, began: float) -> dict[str, Any]:
+    """Returns what this process, which was started at the time `began`, has to tell."""
+    from playbook_jax import compilation_cache, config as config_lib, train
 
     compilation_cache.enable()
     config = train.validate(config_lib.from_dict(work.config))
-    start = time.time() - began
-    lanes = _choose(work, config) if work.pack == pack_choice.AUTO else work.pack
+    if work.pack == pack_choice.AUTO:
+        return {"pack": _choose(work, config)}
+    return dataclasses.asdict(_costs(config, work.pack, start=time.time() - began))
+
+
+def _costs(config: ConfigDict, lanes: int, start: float) -> Costs:
+    import jax
+
+    from playbook_jax import step_time
+
     first, trial = (_one_step(config, lanes) for _ in range(2))
     devices = jax.local_devices()
     device = f"{len(devices)} × {devices[0].device_kind}"
@@ -293,10 +300,10 @@ def main(core: str, began: str) -> None:
     if int(core) != NO_CORE:
         os.sched_setaffinity(0, {int(core)})  # before jax is imported, see worker.py
     try:
-        costs = _costs(Work(**json.loads(sys.stdin.read())), float(began))
+        answer = _respond(Work(**json.loads(sys.stdin.read())), float(began))
     except UsageError as error:
         sys.exit(str(error))
-    print(_ANSWER + json.dumps(dataclasses.asdict(costs)), flush=True)
+    print(_ANSWER + json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
