@@ -4,6 +4,7 @@
 older one would take the newer one for something that it is not.
 """
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
@@ -33,3 +34,22 @@ def refuse_newer(path: str | PathLike[str], stored: Any, known: int) -> None:
             f"{path} was written by a newer version of this program (format {stored['format']}; this one "
             f"reads {known}); update this checkout, or use another directory"
         )
+
+
+def check(path: str | PathLike[str], stored: Any, known: int, problem: str) -> None:
+    """Raises a UsageError where the file at `path` has none of the formats up to `known`.
+
+    Args:
+      path: the file.
+      stored: the JSON that it holds, or None.
+      known: the last format that this version knows.
+      problem: what is said of a file that no version has written.
+    """
+    refuse_newer(path, stored, known)
+    if not isinstance(stored, dict) or stored.get("format") not in range(1, known + 1):
+        raise UsageError(problem)
+
+
+def lanes(stored: Mapping[str, Any]) -> int:
+    """Returns how many trials run in one program of what `study.json` or `group.json` holds."""
+    return stored.get("packing", {"lanes": 1})["lanes"]

@@ -184,9 +184,8 @@ def from_anywhere(path: str, vary: str = SEED) -> Configuration:
     place = Path(path)
     if (place / FILE_NAME).exists():
         stored = trial_lib.read_json(place / FILE_NAME)
-        stored_format.refuse_newer(place / FILE_NAME, stored, FORMAT)
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise UsageError(f"--baseline: {place / FILE_NAME} cannot be read")
+        problem = f"--baseline: {place / FILE_NAME} cannot be read"
+        stored_format.check(place / FILE_NAME, stored, FORMAT, problem)
         if stored["vary"] != vary:
             raise UsageError(
                 f"--baseline: {path} has replicates with --vary={stored['vary']}, not {vary}"
@@ -275,9 +274,8 @@ def _to_dict(asked: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_same(stored: Any, values: Mapping[str, Any], workdir: str | Path) -> None:
     """Raises a UsageError where a directory's replicates are not those that are asked for."""
-    stored_format.refuse_newer(Path(workdir) / FILE_NAME, stored, FORMAT)
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise UsageError(f"{Path(workdir) / FILE_NAME} cannot be read; use another --workdir")
+    path = Path(workdir) / FILE_NAME
+    stored_format.check(path, stored, FORMAT, f"{path} cannot be read; use another --workdir")
     if stored["vary"] != values["vary"]:
         changed = f"--vary={stored['vary']}"
     else:

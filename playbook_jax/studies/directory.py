@@ -114,9 +114,8 @@ class StudyDirectory:
         if not path.exists():
             return []
         stored = trial_lib.read_json(path)
-        stored_format.refuse_newer(path, stored, FORMAT)
-        if not isinstance(stored, dict) or stored.get("format") not in range(1, FORMAT + 1):
-            raise UsageError(f"{path} cannot be read as a study; use another --workdir")
+        problem = f"{path} cannot be read as a study; use another --workdir"
+        stored_format.check(path, stored, FORMAT, problem)
         trials = [
             {
                 "trial": row["trial"],
@@ -127,7 +126,7 @@ class StudyDirectory:
         started = (self.path / "trials").is_dir() and any((self.path / "trials").iterdir())
         if not started:
             return []
-        self.lanes = stored.get("packing", {"lanes": 1})["lanes"]
+        self.lanes = stored_format.lanes(stored)
         old, new = stored["specification"], json.loads(json.dumps(specification.to_dict()))
         # The base config counts as it was resolved; its file may move. A study may grow.
         old |= {"base_config": config_lib.with_optional(old["base_config"])}

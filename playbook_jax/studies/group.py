@@ -211,14 +211,13 @@ class GroupDirectory(StudyDirectory):
         if not path.exists():
             return
         stored = trial_lib.read_json(path, {})
-        stored_format.refuse_newer(path, stored, FORMAT)
-        if not isinstance(stored, dict) or stored.get("format") not in range(1, FORMAT + 1):
-            raise UsageError(f"{path} cannot be read as a group; use another --workdir")
+        problem = f"{path} cannot be read as a group; use another --workdir"
+        stored_format.check(path, stored, FORMAT, problem)
         old = [study["directory"] for study in stored["studies"]]
         new = [member.directory for member in self.members]
         started = any((self.path / name / "trials").is_dir() for name in old)
         if started:
-            self.lanes = stored.get("packing", {"lanes": 1})["lanes"]
+            self.lanes = stored_format.lanes(stored)
         if started and old != new:
             raise UsageError(
                 f"{self.path} holds trials of another group (of {', '.join(old)}); use another --workdir "
