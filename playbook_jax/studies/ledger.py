@@ -98,6 +98,10 @@ def read(path: str | Path) -> Study:
     stored_format.refuse_newer(path / "study.json", stored, stored_format.STUDY)
     if not _is_ours(stored):
         raise UsageError(f"{path} holds no study; give the --workdir of scripts/launch_study.py")
+    return _with_statuses(path, stored)
+
+
+def _with_statuses(path: Path, stored: Mapping[str, Any]) -> Study:
     study = Study(path, stored["specification"], stored["trials"], [])
     for index in range(len(study.trials)):
         status = trial_lib.read_json(study.trial_directory(index) / "status.json", _NEVER_FINISHED)
@@ -120,7 +124,8 @@ def find(root: str | Path) -> list[Study]:
     if (root / "group.json").exists():
         groups.append(root)
     paths = {*root.glob("*/study.json"), *(p for g in groups for p in g.glob("*/study.json"))}
-    return [read(path.parent) for path in sorted(paths) if _can_be_read(trial_lib.read_json(path))]
+    found = ((path.parent, trial_lib.read_json(path)) for path in sorted(paths))
+    return [_with_statuses(path, stored) for path, stored in found if _can_be_read(stored)]
 
 
 def _can_be_read(stored: Any) -> bool:
