@@ -33,7 +33,20 @@ def conclude(
     statuses: Mapping[int, Status],
     command: Sequence[str],
 ) -> bool:
-    """Writes `study.csv`, `best_config.py`, the report and the ledger, and prints what came out.
+    """Does what `sum_up` does, and writes the ledger."""
+    reported = sum_up(study, specification, trials, statuses, command)
+    write_ledger(study.path)
+    return reported
+
+
+def sum_up(
+    study: StudyDirectory,
+    specification: Specification,
+    trials: Trials,
+    statuses: Mapping[int, Status],
+    command: Sequence[str],
+) -> bool:
+    """Writes `study.csv`, `best_config.py` and the report, and prints what came out.
 
     Args:
       study: the study directory.
@@ -62,7 +75,6 @@ def conclude(
     else:
         _tell_best(study, specification, trials[best], statuses[best], train_command)
     reported = report(study.path, script)
-    write_ledger(study.path)
     if best is not None:
         replicate_command = [
             str(script.with_name("replicate.py")),

@@ -365,7 +365,7 @@ def conclude(
     for index, (study, member) in enumerate(zip(group.studies, group.members, strict=True)):
         own = group.statuses_of(index, statuses)
         rows = group.trials_of(index, trials)
-        reported &= conclusion.conclude(study, member.specification, rows, own, command)
+        reported &= conclusion.sum_up(study, member.specification, rows, own, command)
         print()
         best = directory.best(own, mode)
         result = "no trial is COMPLETE"
@@ -379,5 +379,5 @@ def conclude(
         print(f"  {name:<{width}}  {result}")
     print(f"Studies: {group.path}")
     reported &= conclusion.report(group.path, Path(command[0]))
-    conclusion.write_ledger(group.path)  # again: the index links the group's report
+    conclusion.write_ledger(group.path)  # once for all: the index links the group's report
     return reported
