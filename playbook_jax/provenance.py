@@ -36,8 +36,10 @@ _PACKAGES = (
     "tensorflow-cpu",
     "tensorflow-datasets",
 )
-# Variables that change what is computed, or on what.
-_ENVIRONMENT = ("JAX_", "XLA_", "TF_", "LIBTPU_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32", "OMP_")
+# How variables begin that change what is computed.
+COMPUTED = ("JAX_", "XLA_", "LIBTPU_", "NVIDIA_TF32", "OMP_")
+# These too, or on what; those of TensorFlow change no result.
+_ENVIRONMENT = (*COMPUTED, "TF_", "CUDA_VISIBLE_DEVICES")
 # What holds for all runs of a trial: where its parameters began, and who looked at the test set.
 NOTES = ("initialized_from", "test_evaluations")
 _MAX_DIFF = 1_000_000  # characters; a larger diff is data, not an edit

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import config as config_lib, provenance as provenance_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import places
 
@@ -26,13 +26,6 @@ _PLACES = (
     "JAX_NUM_PROCESSES",
     "JAX_PROCESS_ID",
 )
-_PREFIXES = (
-    "JAX_",
-    "XLA_",
-    "LIBTPU_",
-    "NVIDIA_TF32",
-    "OMP_",
-)  # those of TensorFlow change no result
 _PLATFORMS = "JAX_PLATFORMS"  # what came of it is in the provenance too, as `backend`
 # Of a provenance, what the bits may depend on besides the code, versions and environment.
 _CIRCUMSTANCES = (
@@ -93,8 +86,7 @@ def set_up(provenance: Mapping[str, Any]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[:count])
     threads = provenance.get("threads")
     if threads and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[:threads])
+        os.sched_setaffinity(0, places.cores()[:threads])
 
 
 def _environment(provenance: Mapping[str, Any]) -> dict[str, str | None]:
@@ -106,7 +98,8 @@ def _environment(provenance: Mapping[str, Any]) -> dict[str, str | None]:
     }
     if provenance.get("backend") == "cpu":
         then.setdefault(_PLATFORMS, "cpu")
-    gone = [name for name in os.environ if name.startswith(_PREFIXES) and name not in _PLACES]
+    computed = [name for name in os.environ if name.startswith(provenance_lib.COMPUTED)]
+    gone = [name for name in computed if name not in _PLACES]
     return dict.fromkeys(gone) | then
 
 

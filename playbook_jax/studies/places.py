@@ -38,7 +38,7 @@ class Place:
 
 def default_num_workers() -> int:
     """Returns how many workers a study has unless told: one a GPU or TPU chip, or one a core."""
-    return len(gpus()) or len(tpu_chips()) or len(_cores()) or os.cpu_count() or 1
+    return len(gpus()) or len(tpu_chips()) or len(cores()) or os.cpu_count() or 1
 
 
 def place(index: int, num_workers: int) -> Place:
@@ -55,16 +55,24 @@ def place(index: int, num_workers: int) -> Place:
         return Place(None, _gpu(found, index, num_workers))
     if chips := tpu_chips():
         return Place(None, _tpu(chips, index, num_workers))
-    cores = _cores()
-    return Place(cores[index % len(cores)] if cores else None, {})
+    found = cores()
+    return Place(found[index % len(found)] if found else None, {})
 
 
 def _gpu(found: list[str], index: int, num_workers: int) -> dict[str, str]:
     environment = {"CUDA_VISIBLE_DEVICES": found[index % len(found)]}
     sharing = len(range(index % len(found), num_workers, len(found)))
-    if sharing > 1:
-        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{_MEMORY / sharing:.3f}"
-    return environment
+    return environment | limit(memory(sharing))
+
+
+def memory(sharing: int) -> float:
+    """Returns what of a GPU's memory each of so many workers on it may take; 0: as jax likes."""
+    return _MEMORY / sharing if sharing > 1 else 0.0
+
+
+def limit(memory: float) -> dict[str, str]:
+    """Returns the variables that hold a process to this part of its GPU's memory, see `memory`."""
+    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{memory:.3f}"} if memory else {}
 
 
 def _tpu(chips: list[str], index: int, num_workers: int) -> dict[str, str]:
@@ -119,5 +127,6 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _cores() -> list[int]:
+def cores() -> list[int]:
+    """Returns the CPU cores that this process may use; none where the system does not say."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

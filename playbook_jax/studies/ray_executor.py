@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import jobs, leases, ray_cluster, ray_relay
+from playbook_jax.studies import jobs, leases, places, ray_cluster, ray_relay
 from playbook_jax.studies.directory import StudyDirectory
 from playbook_jax.studies.executor import Executor, Stop, Trial
 from playbook_jax.studies.pool import Pool
 from playbook_jax.studies.ray_worker import RayWorker
-
-_MEMORY = 0.9  # of a GPU, what all workers on it may take, as in places.py
 
 
 def maker(
@@ -124,5 +122,5 @@ class Places:
         return cls(
             num_workers or gpus,
             {"num_cpus": 0, "num_gpus": 1 / sharing},
-            _MEMORY / sharing if sharing > 1 else 0.0,
+            places.memory(sharing),
         )

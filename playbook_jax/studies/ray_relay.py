@@ -9,7 +9,6 @@ they run whenever there is a new checkpoint. Imports neither ray nor jax.
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import os
 import select
@@ -21,13 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from playbook_jax.studies import leases, mirror
-from playbook_jax.studies.places import Place
+from playbook_jax import provenance
+from playbook_jax.studies import leases, mirror, places
 from playbook_jax.studies.worker import Message
 from playbook_jax.studies.worker_process import WorkerProcess
 
 # Variables that change what is computed, or where data lies: as the launcher has them.
-CARRIED = ("JAX_", "XLA_", "TF_", "TFDS_", "LIBTPU_", "NVIDIA_TF32", "OMP_")
+CARRIED = (*provenance.COMPUTED, "TF_", "TFDS_")
 _WAIT_SECONDS = 1.0  # for something to tell; the launcher asks again after that
 SEND_SECONDS = 30.0  # between two times that a running trial is sent back
 _PATIENCE = 10  # times leases.SECONDS, where nobody else could write what this relay writes
@@ -90,7 +89,7 @@ class Relay:
         core = None if settings.on_gpu else _take_core(settings.index)
         logs = study / "logs" if self._study_seen else self._local
         self._worker = WorkerProcess(
-            settings.index, Place(core, {}), settings.train_module, logs, keep=held
+            settings.index, places.Place(core, {}), settings.train_module, logs, keep=held
         )
         self._log_sent = 0
         self._items: collections.deque[Item] = collections.deque()
@@ -206,9 +205,7 @@ def _set_environment(settings: Settings) -> None:
     """Sets what is computed to what the launcher would compute; Ray sets OMP_NUM_THREADS, for one."""
     for name in [name for name in os.environ if name.startswith(CARRIED)]:
         del os.environ[name]
-    os.environ.update(settings.environment)
-    if settings.memory:
-        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{settings.memory:.3f}"
+    os.environ.update(settings.environment | places.limit(settings.memory))
 
 
 def _make_local() -> Path:
@@ -227,17 +224,11 @@ def _make_local() -> Path:
 
 def _take_core(index: int) -> int | None:
     """Returns a core that no other relay on this machine has, as long as there is one."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
+    cores = places.cores()
     folder = Path(tempfile.gettempdir()) / f"{_CORES}-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     for core in cores:
-        descriptor = os.open(folder / str(core), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        else:
-            return core  # held by the open file until this process ends
-    return cores[index % len(cores)]
+        with contextlib.suppress(BlockingIOError):
+            leases.take(folder / str(core))  # until this process ends
+            return core
+    return cores[index % len(cores)] if cores else None
