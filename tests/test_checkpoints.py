@@ -22,7 +22,7 @@ from playbook_jax import (
 from playbook_jax.errors import UsageError
 from scripts import fault_test
 from tests import small
-from tests.test_train import assert_same, files, interrupted, run
+from tests.runs import assert_same, files, interrupted, run, stop_after
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +83,11 @@ def test_each_devices_own_statistics_survive_a_stop_between_checkpoints(tmp_path
     config = ghost_cnn()
     train.train(config, tmp_path / "whole")
 
-    def stopping_after(calls):
-        asked = iter([False] * calls)
-        return lambda: next(asked, True)
-
     # At a logging step; within a stretch, and then after an evaluation.
     for stops in ([4], [2, 4]):
         directory = tmp_path / "-".join(map(str, stops))
         for stop in stops:
-            status = train.train(config, directory, should_stop=stopping_after(stop))
+            status = train.train(config, directory, should_stop=stop_after(stop))
             assert status["state"] == "INTERRUPTED"
             if status["step"] % 6:
                 assert_both_kinds_of_statistics(directory, status["step"])

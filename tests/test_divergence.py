@@ -15,7 +15,7 @@ from playbook_jax import (
     trial,
 )
 from tests import small
-from tests.test_train import run
+from tests.runs import new_programs, run
 from workloads import digits
 
 
@@ -65,10 +65,9 @@ def test_a_validation_objective_that_is_not_finite_is_infeasible(tmp_path, monke
         return pairs | {"loss": (jnp.where(sure, jnp.inf, numerator), denominator)}
 
     monkeypatch.setattr(digits.Digits, "metrics", overflowing)
-    program_lib._build.cache_clear()
     overrides = {"checkpoint__every_steps": 10, "checkpoint__metric": "validation/loss"}
-    status = run(tmp_path / "trial", **overrides)
-    program_lib._build.cache_clear()
+    with new_programs():
+        status = run(tmp_path / "trial", **overrides)
     assert status["state"] == "INFEASIBLE"
     assert status["reason"] == f"validation/loss is not finite (step {status['step']})"
     assert (status["objective"], status["best_step"]) == (None, None)
@@ -93,13 +92,12 @@ def test_a_state_that_is_not_finite_is_never_saved_though_loss_and_gradient_are(
         return outputs, grow if train else batch_stats
 
     monkeypatch.setattr(digits.Digits, "apply", overflowing)
-    program_lib._build.cache_clear()
     config = config_lib.override(
         config_lib.load(small.ROOT / "configs" / "digits_cnn.py"),
         {"model.channels": (4,), "max_train_steps": 4, "checkpoint.every_steps": 2},
     )
-    status = train.train(config, tmp_path / "trial")
-    program_lib._build.cache_clear()
+    with new_programs():
+        status = train.train(config, tmp_path / "trial")
     assert status["state"] == "INFEASIBLE"
     assert status["reason"] == "batch_stats/BatchNorm_0/mean is not finite (step 2)"
     assert np.isfinite(trial.read_steps(tmp_path / "trial")).all()

@@ -13,6 +13,7 @@ from playbook_jax import (
 )
 from playbook_jax.errors import UsageError
 from tests import small
+from tests.runs import stop_after
 
 
 def evaluate(split="validation", **overrides):
@@ -90,8 +91,7 @@ def test_predictions_of_chosen_examples_are_saved_at_each_evaluation(tmp_path):
         expected = whole.arrays["probability"][list(chosen)]
         np.testing.assert_allclose(arrays[prefix + "probability"], expected, rtol=1e-5)
     # An interrupted run leaves the same files.
-    calls = iter([False, False, False, True])
-    train.train(config, tmp_path / "again", should_stop=lambda: next(calls))
+    train.train(config, tmp_path / "again", should_stop=stop_after(3))
     assert train.train(config, tmp_path / "again")["state"] == "COMPLETE"
     for path in saved:
         assert (tmp_path / "again" / "predictions" / path.name).read_bytes() == path.read_bytes()

@@ -14,6 +14,7 @@ from playbook_jax import (
 )
 from playbook_jax.errors import UsageError
 from tests import small
+from tests.runs import stop_after
 
 COLUMNS = ["gradient_norm/Dense_0", "gradient_norm/Dense_1"]
 
@@ -26,10 +27,7 @@ def config(**overrides):
 
 
 def interrupted(directory, calls):
-    asked = []
-    return train.train(
-        config(), directory, should_stop=lambda: asked.append(None) or len(asked) > calls
-    )
+    return train.train(config(), directory, should_stop=stop_after(calls))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 from playbook_jax import evaluation_batches, offline_evaluation, train, trial, workload
 from playbook_jax.errors import UsageError
 from tests import small
+from tests.runs import interrupted
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def run(*arguments):
         capture_output=True,
         text=True,
         cwd=small.ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=small.one_device(),
     )
 
 
@@ -180,9 +180,8 @@ def test_the_test_set_needs_a_flag_that_provenance_notes(directory, tmp_path):
 
 @pytest.mark.playbook("test-set-only-when-asked")
 def test_a_look_at_the_test_set_stays_in_the_provenance_of_a_resumed_run(tmp_path):
-    calls = iter([False, False, False, True])
     directory = tmp_path / "trial"
-    train.train(small.digits(), directory, should_stop=lambda: next(calls))
+    interrupted(directory, 3)
     step = offline_evaluation.evaluate(directory, "latest", "test").step
     assert train.train(small.digits(), directory)["state"] == "COMPLETE"
     looks = trial.load(directory).provenance["test_evaluations"]

@@ -18,6 +18,7 @@ from playbook_jax import (
 from playbook_jax.errors import UsageError
 from playbook_jax.parameter_rules import ParameterRules
 from tests import small
+from tests.runs import stop_after
 
 
 def config_with(hparams=None, **values):
@@ -117,8 +118,7 @@ def test_what_is_frozen_keeps_its_bits_and_has_no_optimizer_state(tmp_path):
     complete = train.validate(config)
     before = parallel.first(program_lib.get(complete).init(0)).params
     # Interrupted once: what is saved can be restored, though parts of it are missing.
-    calls = iter([False, False, True])
-    train.train(config, tmp_path / "run", should_stop=lambda: next(calls))
+    train.train(config, tmp_path / "run", should_stop=stop_after(2))
     assert train.train(config, tmp_path / "run")["state"] == "COMPLETE"
     after = checkpoints.load(tmp_path / "run", "latest")
     jax.tree.map(np.testing.assert_array_equal, after["params"]["Dense_0"], before["Dense_0"])

@@ -1,7 +1,6 @@
 import gzip
 import itertools
 import json
-import os
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import pytest
 from playbook_jax import config as config_lib, parallel, peak_flops, profiling, train, trial
 from playbook_jax.errors import UsageError
 from tests import small
+from tests.runs import interrupted
 
 # What has to be the same with and without a profile.
 FILES = ("steps.f32", "metrics.jsonl", "summary.json", "status.json", "config.json")
@@ -151,12 +151,7 @@ def test_a_trace_to_the_end_of_the_run_has_only_traced_steps(tmp_path):
 
 def test_a_resumed_run_traces_what_is_left(tmp_path):
     """Its first call compiles wherever it goes on, so the trace begins after that."""
-    asked = []
-    train.train(
-        small.digits(),
-        tmp_path / "trial",
-        should_stop=lambda: asked.append(None) or len(asked) > 2,
-    )
+    interrupted(tmp_path / "trial", 2)
     step = trial.load(tmp_path / "trial").status["step"]
     made, config = profiler(range(2, step + 3))
     train.train(config, tmp_path / "trial", profiler=made)
@@ -215,11 +210,10 @@ def test_the_command_line_profiles_without_tensorflow(tmp_path):
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end: print('exit', end.code, 'tensorflow' in sys.modules)\n"
     )
-    environment = os.environ | {"XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=small.ROOT,
-        env=environment,
+        env=small.one_device(),
         capture_output=True,
         text=True,
         check=True,

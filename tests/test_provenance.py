@@ -6,6 +6,7 @@ import pytest
 
 from playbook_jax import provenance, train, trial
 from tests import small
+from tests.runs import stop_after
 
 SEEDS = {"initialization": 0, "data": 0, "dropout": 0}
 
@@ -54,13 +55,8 @@ def test_a_run_that_goes_on_with_other_code_says_how_it_began(monkeypatch):
 
 
 def test_a_resumed_run_keeps_where_it_came_from(tmp_path):
-    asked = []
-    train.train(
-        small.digits(),
-        tmp_path / "trial",
-        should_stop=lambda: asked.append(None) or len(asked) > 1,
-        command=["first"],
-    )
+    first = {"should_stop": stop_after(1), "command": ["first"]}
+    train.train(small.digits(), tmp_path / "trial", **first)
     train.train(small.digits(), tmp_path / "trial", command=["second"])
     found = trial.load(tmp_path / "trial").provenance
     assert found["command"] == ["second"]

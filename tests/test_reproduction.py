@@ -10,6 +10,7 @@ from test_studies_specification import write
 
 from playbook_jax import comparison, packing, reproduction, train, trial
 from playbook_jax.errors import UsageError
+from tests.runs import interrupted
 
 # A small convolutional network: on two cores it ends in other bits than on one.
 FIXED = {
@@ -86,10 +87,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_trial_that_was_stopped_and_resumed_compares_equal(finished, tmp_path):
-    asked = []
-    stop = lambda: asked.append(None) or len(asked) > 2  # noqa: E731
-    status = train.train(small.digits(), tmp_path / "t", should_stop=stop)
-    assert status["state"] == "INTERRUPTED"
+    assert interrupted(tmp_path / "t", 2)["state"] == "INTERRUPTED"
     with pytest.raises(UsageError, match=r"t is INTERRUPTED \(stopped before its end"):
         reproduction.read(tmp_path / "t", tmp_path / "new")
     assert train.train(small.digits(), tmp_path / "t")["state"] == "COMPLETE"

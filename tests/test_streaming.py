@@ -26,6 +26,7 @@ from playbook_jax import (
 from playbook_jax.errors import InputError, UsageError
 from playbook_jax.lazy_tensorflow import import_tensorflow
 from tests import small, test_playbook, tiny_records
+from tests.runs import new_programs
 from tests.streamed import (
     digits,
     files_of,
@@ -337,10 +338,9 @@ def test_the_sample_of_the_training_set_takes_from_every_file(builder):
 
 def test_streamed_evaluations_give_the_same_metrics(tmp_path, monkeypatch):
     train.train(digits(), tmp_path / "resident")
-    program._build.cache_clear()
     monkeypatch.setattr(evaluation_batches, "RESIDENT_BYTES", 1)
-    train.train(digits(), tmp_path / "streamed")
-    program._build.cache_clear()
+    with new_programs():
+        train.train(digits(), tmp_path / "streamed")
     tables = [trial.load(tmp_path / name).evaluations for name in ("resident", "streamed")]
     # The same sums, though compiled for other shapes: float32 roundings.
     np.testing.assert_allclose(*tables, rtol=1e-6)

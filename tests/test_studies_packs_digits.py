@@ -6,15 +6,14 @@ import signal
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
-from launched_study import Study, small_disk  # noqa: F401
+from launched_study import Study
 from small import ROOT
 from test_studies_specification import RATE
 
-from playbook_jax import checkpoints, trial
+from playbook_jax import trial
 from playbook_jax.studies import launcher
+from tests.runs import bits
 
 SIZES = {
     "model.hidden_sizes": [16],
@@ -43,12 +42,6 @@ def study(directory, num_trials, steps=1500):
     )
     result.train_module = launcher.TRAIN_MODULE
     return result
-
-
-def bits(directory):
-    files = {name: (directory / name).read_bytes() for name in ("steps.f32", "metrics.jsonl")}
-    saved = checkpoints.load(directory, "latest")
-    return files | {"latest": [np.asarray(x).tobytes() for x in jax.tree.leaves(saved)]}
 
 
 def status(running):
@@ -80,7 +73,7 @@ def test_a_packed_study_that_is_killed_and_extended_comes_to_the_same_bits(tmp_p
 
 
 @pytest.mark.parametrize("pack", [1, 2])
-def test_a_real_study_waits_on_a_full_disk_and_goes_on(small_disk, pack):  # noqa: F811
+def test_a_real_study_waits_on_a_full_disk_and_goes_on(small_disk, pack):
     """The checkpoints are what there is no room for; the launcher's own files come before them."""
     running = study(small_disk.mounted(kilobytes=450), 2, steps=3000)
     code, _, errors = running.run(workers=1, pack=pack)

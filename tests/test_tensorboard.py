@@ -10,6 +10,7 @@ import pytest
 from playbook_jax import tensorboard, train, trial
 from playbook_jax.errors import UsageError
 from tests import small
+from tests.runs import stop_after
 
 
 def run(directory, **arguments):
@@ -71,8 +72,7 @@ def test_what_is_written_can_be_read_back(finished):
 @pytest.mark.playbook("tensorboard")
 def test_a_resumed_run_has_each_step_once(finished, tmp_path):
     directory = tmp_path / "trial"
-    asked = []
-    status = run(directory, should_stop=lambda: asked.append(None) or len(asked) > 4)
+    status = run(directory, should_stop=stop_after(4))
     assert status["state"] == "INTERRUPTED"
     interrupted, _ = events(directory)  # all was written before the run ended
     assert [s for s, _ in interrupted["steps/loss"]] == list(range(status["step"]))

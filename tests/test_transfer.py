@@ -17,6 +17,7 @@ from playbook_jax import (
 )
 from playbook_jax.errors import UsageError
 from tests import small
+from tests.runs import assert_same, files
 
 
 def mlp(**initialize_from):
@@ -52,10 +53,6 @@ def begin(config, workdir):
     fresh = parallel.first(program.init(config.seed))
     state, origin = transfer.begin(config, program, transfer.read(config, workdir), fresh)
     return state, origin["initialized_from"]
-
-
-def assert_same(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +121,6 @@ def test_paths_are_renamed_skipped_and_listed(tmp_path, capsys):
         f"Begins with {tmp_path / 'made_elsewhere.npz'}: 2 arrays taken; "
         "drawn anew: Dense_1/bias, Dense_1/kernel; unused there: classes/kernel"
     )
-
-
-def files(directory):
-    names = ("steps.f32", "metrics.jsonl", "summary.json", "status.json", "config.json")
-    return {name: (directory / name).read_bytes() for name in names}
 
 
 def test_a_resumed_run_needs_no_source_and_ends_the_same(source, tmp_path):

@@ -23,6 +23,7 @@ from playbook_jax.errors import UsageError
 from playbook_jax.studies import preview
 from scripts import new_workload
 from tests import small
+from tests.runs import stop_after
 
 CONFIGS = sorted((small.ROOT / "configs").glob("*.py"))
 STUDIES = sorted((small.ROOT / "configs" / "studies").glob("*.py"))
@@ -74,13 +75,9 @@ def test_trains_and_evaluates(config_path, whole):
 
 
 def test_stopped_and_resumed_it_ends_with_the_same_bits(config_path, whole, tmp_path):
-    config, calls = small.shrunk(config_path), []
-
-    def stop_after_some_steps():
-        calls.append(None)
-        return (len(calls) - 1) * config.steps_per_call > 6
-
-    stopped = train.train(config, tmp_path / "trial", should_stop=stop_after_some_steps)
+    config = small.shrunk(config_path)
+    some_steps = stop_after(6 // config.steps_per_call + 1)
+    stopped = train.train(config, tmp_path / "trial", should_stop=some_steps)
     assert stopped["state"] == trial.INTERRUPTED
     assert 6 < stopped["step"] < 12
     assert train.train(config, tmp_path / "trial")["state"] == trial.COMPLETE
