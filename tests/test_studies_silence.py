@@ -54,7 +54,7 @@ def test_a_slow_step_is_no_silence(tmp_path):
 def test_a_worker_whose_launcher_is_gone_writes_no_failure(tmp_path):
     """It may notice by what it wants to say, while a trial runs; to that, this must be no error."""
     reads, writes = os.pipe()
-    command = [sys.executable, "-m", "playbook_jax.studies.worker", str(writes), "-1"]
+    command = [sys.executable, "-m", "playbook_jax.studies.worker", "-1", str(writes)]
     worker = subprocess.Popen(
         [*command, "tests.fake_train"],
         cwd=ROOT,

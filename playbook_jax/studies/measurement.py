@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from playbook_jax import progress, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import pack_choice, places
-from playbook_jax.studies.worker import NO_CORE
 
 _ANSWER = "measured: "  # begins the last line; libraries may print too
 _SHOWN = 300  # characters of what went wrong
@@ -128,10 +127,9 @@ def _ask(work: Work, count: int) -> list[dict[str, Any]]:
 
 
 def _start(place: places.Place) -> subprocess.Popen:
-    core = NO_CORE if place.core is None else place.core
-    return subprocess.Popen(
-        [sys.executable, "-m", "playbook_jax.studies.measurement", str(core), str(time.time())],
-        env=os.environ | place.environment,
+    return place.start(
+        "playbook_jax.studies.measurement",
+        str(time.time()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -296,9 +294,8 @@ def _costs(config: ConfigDict, lanes: int, start: float) -> Costs:
 
 
 def main(core: str, began: str) -> None:
-    """Measures what standard input says, on one core, or anywhere if `core` is NO_CORE."""
-    if int(core) != NO_CORE:
-        os.sched_setaffinity(0, {int(core)})  # before jax is imported, see worker.py
+    """Measures what standard input says; see `places.Place.start`."""
+    places.keep_to(core)
     try:
         answer = _respond(Work(**json.loads(sys.stdin.read())), float(began))
     except UsageError as error:

@@ -7,8 +7,11 @@ and jax's own tests of several processes do; it has never run on one.
 import dataclasses
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from playbook_jax.errors import UsageError
 
@@ -21,6 +24,7 @@ _TPU_CHIPS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x007
 _TPU_PORT = 8476  # of the first worker's TPU runtime, as libtpu has it
 # Of a GPU's memory, what all of its workers together may take; the rest is the driver's.
 _MEMORY = 0.9
+_NO_CORE = -1  # where the system chooses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,28 @@ class Place:
 
     core: int | None
     environment: Mapping[str, str]
+
+    def start(self, module: str, *arguments: str, **options: Any) -> subprocess.Popen:
+        """Starts a process here, whose `main` is to hand its first argument to `keep_to`.
+
+        Args:
+          module: what is run.
+          *arguments: those that follow the first one.
+          **options: of `subprocess.Popen`.
+        """
+        core = _NO_CORE if self.core is None else self.core
+        command = [sys.executable, "-u", "-m", module, str(core), *arguments]
+        return subprocess.Popen(command, env=os.environ | self.environment, **options)
+
+
+def keep_to(core: str) -> None:
+    """Keeps this process to the core that `Place.start` has named, if it did.
+
+    To be called before jax is imported, which makes a thread for each core that it sees: one, so that what
+    a trial computes does not depend on how many workers run beside it.
+    """
+    if int(core) != _NO_CORE:
+        os.sched_setaffinity(0, {int(core)})
 
 
 def default_num_workers() -> int:

@@ -15,9 +15,9 @@ from typing import Any
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.studies import full_disk, leases, mirror
-from playbook_jax.studies.jobs import Job
 from playbook_jax.studies.ray_relay import Relay, Settings
 from playbook_jax.studies.worker import Message
+from playbook_jax.studies.worker_process import Worker
 
 _PATIENCE_SECONDS = 5.0  # for an actor to end
 _NOTICE_SECONDS = 20.0  # before it is said that there is no room
@@ -27,19 +27,11 @@ _HOW = {
 }
 
 
-class RayWorker:
+class RayWorker(Worker):
     """A worker behind an actor; a thread hears it and writes what it says into a pipe.
 
     That the pipe ends tells that the worker is gone, on whatever machine it was: only then may another
     one get its trials.
-
-    Attributes:
-      index: its number; a worker that replaces another one takes over its number.
-      log: the file with what it prints.
-      ready: whether it has checked a config.
-      job: what it runs now, or None.
-      programs: the static configs that it has compiled.
-      answers: the open file from which its messages are read.
     """
 
     def __init__(
@@ -53,17 +45,13 @@ class RayWorker:
           resources: what it takes of the cluster.
           logs: the directory of its log.
         """
-        self.index = settings.index
-        self.log = logs / f"worker-{self.index}.log"
-        self.ready = False
-        self.job: Job | None = None
-        self.programs: set[str] = set()
+        super().__init__(settings.index, logs)
         self._ray = ray
         self._lease = leases.directory(Path(settings.study)) / settings.lease
         # Whether it writes in the study directory; as long as nobody has seen that, it does not.
         self._shares = False
         self._arriving = self._lease.with_suffix(".tar")
-        self._how, self._last_words, self._killed, self._text = "", "", "", b""
+        self._how = self._last_words = ""
         self._directories: dict[int, Path] = {}
         self._sent: queue.SimpleQueue = queue.SimpleQueue()  # what Ray gives for each command
         self._pending: list[Any] = []
@@ -87,14 +75,6 @@ class RayWorker:
                 if not self._shares:
                     self._put(trial["trial"], directory)
         self._sent.put(self._actor.tell.remote({"do": do, **message}))
-
-    def receive(self) -> list[Message] | None:
-        """Returns the messages that have come, waiting for some; None when the worker has ended."""
-        data = os.read(self.answers, 1 << 16)
-        if not data:
-            return None
-        *lines, self._text = (self._text + data).split(b"\n")
-        return [json.loads(line) for line in lines]
 
     def hang_up(self) -> None:
         """Ends the worker, which saves nothing, without waiting for it."""

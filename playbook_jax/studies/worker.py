@@ -1,6 +1,6 @@
 """A worker: a long-lived process on one core that runs the trials of a study one after another.
 
-    python -m playbook_jax.studies.worker DESCRIPTOR CORE TRAIN_MODULE
+    python -m playbook_jax.studies.worker CORE DESCRIPTOR TRAIN_MODULE
 
 Started by `pool.py`. Commands arrive as JSON lines on standard input: `open` (what all trials
 share), `validate`, `measure`, `train` and `train_pack`, and `stop`, which lets the running trials
@@ -20,8 +20,9 @@ import threading
 import traceback
 from typing import Any
 
+from playbook_jax.studies import places
+
 _WAIT_SECONDS = 0.25  # how late a request to stop may be seen where nothing runs
-NO_CORE = -1
 
 Message = dict[str, Any]
 
@@ -146,12 +147,9 @@ class _Worker:
         return self._train.Lane(self._shared.config(trial, parameters), directory)
 
 
-def main(descriptor: str, core: str, train_module: str) -> None:
-    """Runs a worker on one core, or where the system likes if `core` is NO_CORE."""
-    if int(core) != NO_CORE:
-        # Before jax is imported, which makes a thread for each core that it sees: one, so that what
-        # a trial computes does not depend on how many workers run beside it.
-        os.sched_setaffinity(0, {int(core)})
+def main(core: str, descriptor: str, train_module: str) -> None:
+    """Runs a worker; see `places.Place.start`."""
+    places.keep_to(core)
     code = 1
     try:
         _Worker(int(descriptor), train_module).run()

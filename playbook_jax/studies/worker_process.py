@@ -9,19 +9,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from playbook_jax.studies.jobs import Job
 from playbook_jax.studies.places import Place
-from playbook_jax.studies.worker import NO_CORE, Message
+from playbook_jax.studies.worker import Message
 
 _PATIENCE_SECONDS = 5.0  # for a process to end after its standard input did; it takes milliseconds
 
 
-class WorkerProcess:
-    """A process that runs `worker.py`.
+class Worker:
+    """A worker as the pool sees it, wherever it runs.
 
     Attributes:
       index: its number; a worker that replaces another one takes over its number.
@@ -31,6 +30,34 @@ class WorkerProcess:
       programs: the static configs of the trials that it ran: those it has compiled.
       answers: the open file from which its messages are read.
     """
+
+    answers: int
+
+    def __init__(self, index: int, logs: Path) -> None:
+        """Starts nothing.
+
+        Args:
+          index: its number.
+          logs: the directory of its log.
+        """
+        self.index = index
+        self.log = logs / f"worker-{index}.log"
+        self.ready = False
+        self.job: Job | None = None
+        self.programs: set[str] = set()
+        self._text, self._killed = b"", ""
+
+    def receive(self) -> list[Message] | None:
+        """Returns the messages that have come, waiting for some; None when the worker has ended."""
+        data = os.read(self.answers, 1 << 16)
+        if not data:
+            return None
+        *lines, self._text = (self._text + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+class WorkerProcess(Worker):
+    """A process that runs `worker.py`."""
 
     def __init__(self, index: int, place: Place, train_module: str, logs: Path, keep: int) -> None:
         """Starts the process.
@@ -42,19 +69,13 @@ class WorkerProcess:
           logs: the directory of its log.
           keep: an open file that it inherits.
         """
-        self.index = index
-        self.log = logs / f"worker-{index}.log"
-        self.ready = False
-        self.job: Job | None = None
-        self.programs: set[str] = set()
-        self._text, self._killed = b"", ""
+        super().__init__(index, logs)
         self.answers, theirs = os.pipe()
-        core = NO_CORE if place.core is None else place.core
-        command = [sys.executable, "-u", "-m", "playbook_jax.studies.worker"]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, str(theirs), str(core), train_module],
-                env=os.environ | place.environment,
+            self._process = place.start(
+                "playbook_jax.studies.worker",
+                str(theirs),
+                train_module,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -68,14 +89,6 @@ class WorkerProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **message}).encode() + b"\n")
             self._process.stdin.flush()
-
-    def receive(self) -> list[Message] | None:
-        """Returns the messages that have come, waiting for some; None when the worker has ended."""
-        data = os.read(self.answers, 1 << 16)
-        if not data:
-            return None
-        *lines, self._text = (self._text + data).split(b"\n")
-        return [json.loads(line) for line in lines]
 
     def hang_up(self) -> None:
         """Lets the process end, which saves nothing, without waiting for it."""
