@@ -1,7 +1,7 @@
 """Two runs of one trial, bit for bit: the same, or where they part and by how much."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -125,29 +125,35 @@ def _checkpoints(then: epath.Path, now: epath.Path, found: Comparison) -> None:
         if status["state"] == trial_lib.INFEASIBLE and old["step"] != new["step"]:
             continue  # it was stopped before it diverged, and saved there
         found.compared.append(f"the {which} checkpoint")
-        leaves = [dict(jax.tree.flatten_with_path(state)[0]) for state in states]
-        found.differences += _arrays(which, *leaves)
+        if jax.tree.structure(old) != jax.tree.structure(new):
+            found.differences.append(f"the {which} checkpoint has other arrays")
+        elif unlike := unlike_arrays(old, new):
+            name = max(unlike, key=unlike.get)
+            found.differences.append(
+                f"the {which} checkpoint: {len(unlike)} of {len(jax.tree.leaves(old))} arrays, {name} "
+                f"most, by up to {unlike[name]:.2g}"
+            )
 
 
-def _arrays(which: str, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> Iterator[str]:
-    """Yields in words the array of a checkpoint that differs most, and how many do."""
+def unlike_arrays(old: Any, new: Any) -> dict[str, float]:
+    """Returns the arrays of two states that are not the same bit for bit, and by how much at most.
+
+    Args:
+      old: what `checkpoints.load` gives.
+      new: the same arrays of another run.
+
+    Returns:
+      The largest difference, by the path of the array, "['params']['Dense_0']['kernel']".
+    """
     import jax
 
-    if old.keys() != new.keys():
-        yield f"the {which} checkpoint has other arrays"
-        return
     unlike = {}
-    for path, x in old.items():
-        y = new[path]
+    states = (jax.tree.flatten_with_path(state)[0] for state in (old, new))
+    for (path, x), (_, y) in zip(*states, strict=True):
         if x.dtype != y.dtype or x.shape != y.shape or x.tobytes() != y.tobytes():
             gap = np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64))
             unlike[jax.tree_util.keystr(path)] = float(gap.max()) if x.shape == y.shape else np.inf
-    if unlike:
-        name = max(unlike, key=unlike.get)
-        yield (
-            f"the {which} checkpoint: {len(unlike)} of {len(old)} arrays, {name} most, by up to "
-            f"{unlike[name]:.2g}"
-        )
+    return unlike
 
 
 def _difference(

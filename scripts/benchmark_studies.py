@@ -33,10 +33,10 @@ sys.path.insert(0, str(ROOT))
 import study_parts
 from absl import flags
 from benchmarking import duration, measured, paired, say_where, script, show
-from study_parts import STUDY, write_study
 
 from playbook_jax import command_line
 from playbook_jax.errors import UsageError, unknown
+from scripts.digits_study import STUDY, write_study
 
 _ONE_STEP = {
     "max_train_steps": 1,

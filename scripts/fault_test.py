@@ -108,10 +108,7 @@ def _size(path: Path) -> int:
 
 def differences(left: Path, right: Path) -> list[str]:
     """Returns what is not the same in two finished trials, bit for bit; empty where all is."""
-    import jax
-    import numpy as np
-
-    from playbook_jax import checkpoints
+    from playbook_jax import checkpoints, comparison
 
     names = {p.name for d in (left, right) for p in d.iterdir() if p.name not in _NOT_COMPARED}
     found = [
@@ -121,12 +118,8 @@ def differences(left: Path, right: Path) -> list[str]:
         or ((left / name).is_file() and (left / name).read_bytes() != (right / name).read_bytes())
     ]
     for step in ("best", "latest"):
-        states = [jax.tree.flatten_with_path(checkpoints.load(d, step))[0] for d in (left, right)]
-        found += [
-            f"checkpoint {step}{jax.tree_util.keystr(path)}"
-            for (path, x), (_, y) in zip(*states, strict=True)
-            if not np.array_equal(x, y)
-        ]
+        states = (checkpoints.load(directory, step) for directory in (left, right))
+        found += [f"checkpoint {step}{path}" for path in comparison.unlike_arrays(*states)]
     return found
 
 

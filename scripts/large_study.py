@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarking import duration, measured
-from study_parts import write_study
 
 from playbook_jax import train, trial
 from playbook_jax.studies import design, directory, ledger, specification as specification_lib
+from scripts.digits_study import write_study
 
 Rows = list[dict[str, Any]]
 

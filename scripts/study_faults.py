@@ -14,6 +14,7 @@ from pathlib import Path
 from playbook_jax import trial
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import pool
+from scripts import digits_study
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTING, RUNNING, ENDING = MOMENTS = ("starting", "running", "ending")
@@ -23,22 +24,6 @@ _POLL_SECONDS = 0.005
 _ENDINGS = 12  # of so many kills one comes when all trials are over
 _CHECKPOINTS = 20  # a trial makes
 _LEFT_OVER = ("**/.*.part", "**/*.orbax-checkpoint-tmp*", "**/*.unreadable", "**/.lock")
-
-_STUDY = '''
-"""The digits study, longer, with {trials} trials that save often; written by scripts/fault_study.py."""
-
-import importlib.util
-
-
-def get_config():
-    spec = importlib.util.spec_from_file_location("digits_mlp_study", {source!r})
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    config.num_trials = {trials}
-    config.fixed = {fixed!r}
-    return config
-'''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +88,17 @@ class Study:
 
     def is_over(self) -> bool:
         """Says whether all trials have come to their end."""
-        trials = (trial.read_json(self.path / "study.json") or {}).get("trials", [])
-        return bool(trials) and all(
-            self.status(row["trial"])["state"] in trial.FINISHED for row in trials
-        )
+        states = self.states()
+        return bool(states) and all(state in trial.FINISHED for state in states.values())
+
+    def numbers(self) -> list[int]:
+        """Returns the numbers of its trials; none as long as it has no study.json."""
+        path = self.path / "study.json"
+        return [row["trial"] for row in trial.read_json(path)["trials"]] if path.exists() else []
+
+    def states(self) -> dict[int, str]:
+        """Returns the states of its trials, by their numbers."""
+        return {number: self.status(number)["state"] for number in self.numbers()}
 
     def status(self, number: int) -> dict:
         """Returns a trial's status."""
@@ -207,9 +199,7 @@ class Record:
         if not points.exists():
             return
         self._points = points.read_bytes()
-        for row in trial.read_json(points)["trials"]:
-            number = row["trial"]
-            state = study.status(number)["state"]
+        for number, state in study.states().items():
             directory = study.trial(number)
             if number in self._ended and self._ended[number] != _stamp(directory):
                 self.wrong.append(f"trial {number} had ended, and was touched before {fault}")
@@ -238,7 +228,7 @@ def _stamp(directory: Path) -> tuple:
 
 
 def write_config(path: Path, trials: int, steps: int) -> Path:
-    """Writes the config of the study, which takes no random name and so has the same study.json."""
+    """Writes the config of the study: the digits study, longer, with trials that save often."""
     every = max(4, steps // _CHECKPOINTS // 4 * 4)
     fixed = {
         "max_train_steps": steps,
@@ -248,9 +238,7 @@ def write_config(path: Path, trials: int, steps: int) -> Path:
         "checkpoint.every_steps": every,
         "steps_per_call": min(100, every // 4),
     }
-    source = str(ROOT / "configs" / "studies" / "digits_mlp.py")
-    path.write_text(_STUDY.format(trials=trials, source=source, fixed=fixed).lstrip())
-    return path
+    return digits_study.write_study(path, num_trials=trials, fixed=fixed)
 
 
 def left_alone(config: Path, path: Path, workers: int, pack: int = 1) -> tuple[Study, float, float]:
@@ -303,8 +291,7 @@ def disturb(study: Study, faults: Iterable[Fault], choice: random.Random) -> Rec
         victims = study.kill(fault, choice)
         record.kills[fault.victim, fault.moment] += 1
         record.look(fault)
-        states = [study.status(int(p.name))["state"] for p in study.path.glob("trials/*")]
-        ended = sum(state in trial.FINISHED for state in states)
+        ended = sum(state in trial.FINISHED for state in study.states().values())
         print(f"{number:>4}  {fault!s:<34} {len(victims)} killed, {ended} trials ended", flush=True)
     if study.launcher is None or study.launcher.poll() is not None:
         study.launch()
@@ -358,13 +345,13 @@ def judge(alone: Study, killed: Study, record: Record, at_once: int) -> list[str
     from playbook_jax import comparison
 
     wrong = list(record.wrong)
-    rows = trial.read_json(alone.path / "study.json")["trials"]
+    numbers = alone.numbers()
     if (alone.path / "study.json").read_bytes() != (killed.path / "study.json").read_bytes():
         wrong.append("study.json is not the same")
-    for row in rows:
-        found = comparison.compare(alone.trial(row["trial"]), killed.trial(row["trial"]))
+    for number in numbers:
+        found = comparison.compare(alone.trial(number), killed.trial(number))
         texts = [*found.differences, *(f"missing: {text}" for text in found.missing)]
-        wrong += [f"trial {row['trial']}: {text}" for text in texts]
+        wrong += [f"trial {number}: {text}" for text in texts]
     for name in ("study.csv", "best_config.py", "report.html"):
         if not (killed.path / name).exists():
             wrong.append(f"{name} is missing")
@@ -373,7 +360,7 @@ def judge(alone: Study, killed: Study, record: Record, at_once: int) -> list[str
     wrong += [f"process {number} is still there" for number in killed.left()]
     for pattern in _LEFT_OVER:
         wrong += [f"left over: {p.relative_to(killed.path)}" for p in killed.path.glob(pattern)]
-    again = record.runs() - len(rows)
+    again = record.runs() - len(numbers)
     if again > at_once * record.kills.total():
         wrong.append(f"trials were begun {again} times more than the kills can explain")
     return wrong
@@ -385,11 +372,11 @@ def table(alone: Study, killed: Study, record: Record) -> str:
     for victim in VICTIMS:
         counts = [record.kills[victim, moment] for moment in MOMENTS]
         lines.append(f"{victim:<12}" + "".join(f"{count:>10}" for count in counts))
-    numbers = [row["trial"] for row in trial.read_json(alone.path / "study.json")["trials"]]
-    states = collections.Counter(killed.status(number)["state"] for number in numbers)
+    states = list(killed.states().values())
+    counts = collections.Counter(states)
     lines.append("")
-    lines.append(f"{len(numbers)} trials: " + ", ".join(f"{n} {s}" for s, n in states.items()))
-    lines.append(f"Trials were taken up again {record.runs() - len(numbers)} times.")
+    lines.append(f"{len(states)} trials: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
+    lines.append(f"Trials were taken up again {record.runs() - len(states)} times.")
     if record.interrupted:
         lines.append(
             f"Where all workers died, {record.interrupted} trials were under way: on average "

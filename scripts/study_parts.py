@@ -10,22 +10,11 @@ from typing import Any
 from benchmarking import measured, paired
 
 from playbook_jax import config as config_lib, trial
+from scripts.digits_study import STUDY
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = ROOT / "configs" / "studies" / "digits_mlp.py"
 _SAVES = 50
 _PACKED_STEPS = (500, 2_500)  # of two runs; their difference is free of what each costs once
-
-
-def write_study(path: Path, **changes: Any) -> Path:
-    """Writes the digits study with some keys of its config changed."""
-    path.write_text(
-        "from playbook_jax import config\n\n\ndef get_config():\n"
-        f"    study = config.load_python({str(STUDY)!r}).copy_and_resolve_references()\n"
-        f"    study.unlock().update({changes!r})\n"
-        "    return study\n"
-    )
-    return path
 
 
 def keep_to(core: int) -> None:
