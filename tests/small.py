@@ -1,5 +1,6 @@
-"""Configs that train in a moment."""
+"""Configs that train in a moment, and the environment of scripts that train them."""
 
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -7,6 +8,11 @@ from ml_collections import ConfigDict
 from playbook_jax import config as config_lib
 
 ROOT = Path(__file__).parent.parent
+
+
+def one_device() -> dict[str, str]:
+    """The environment of processes with one device, as users have it, and not the four of the tests."""
+    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
 
 
 def digits(**overrides) -> ConfigDict:

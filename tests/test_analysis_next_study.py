@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 import synthetic_study as synthetic
 from html_page import Page
-from small import ROOT, digits
+from small import ROOT, digits, one_device
 from test_analysis_next_draft import finding
 
 from playbook_jax import config as config_lib, trial as trial_lib
@@ -160,10 +159,9 @@ def real(directory, truth, num_trials=40):
 
 
 def launch(*arguments):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [sys.executable, str(ROOT / "scripts" / "launch_study.py"), *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300
+        command, capture_output=True, text=True, env=one_device(), cwd=ROOT, timeout=300
     )
 
 

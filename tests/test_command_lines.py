@@ -26,9 +26,8 @@ def command(*arguments):
 
 
 def train(*arguments):
-    environment = os.environ | {"XLA_FLAGS": ""}
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=small.ROOT, env=environment
+        command(*arguments), capture_output=True, text=True, cwd=small.ROOT, env=small.one_device()
     )
 
 
@@ -61,9 +60,12 @@ def test_an_infeasible_run_exits_with_3(tmp_path):
 @pytest.mark.playbook("checkpoints-survive-interruptions")
 def test_sigterm_saves_and_exits_with_75(tmp_path):
     arguments = [*SMALL, f"--workdir={tmp_path}", "--config.max_train_steps=10000000"]
-    environment = os.environ | {"XLA_FLAGS": ""}
     process = subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, text=True, cwd=small.ROOT, env=environment
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=small.ROOT,
+        env=small.one_device(),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < deadline:

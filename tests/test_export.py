@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -52,7 +51,7 @@ def elsewhere(place, form, features, sizes, tmp_path):
         [sys.executable, "-I", "-c", LOADER, form, *map(str, sizes)],
         cwd=copy,
         check=True,
-        env=os.environ | {"XLA_FLAGS": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=small.one_device() | {"TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     results = np.load(copy / "results.npz")
     return {

@@ -1,12 +1,11 @@
 import ast
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from small import ROOT, digits
+from small import ROOT, digits, one_device
 
 from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
@@ -236,8 +235,7 @@ def test_counting_validation_examples_takes_no_device():
 
 def run(*arguments):
     command = [sys.executable, "scripts/replicate.py", "--workers=1", *map(str, arguments)]
-    environment = os.environ | {"XLA_FLAGS": ""}
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=one_device())
 
 
 def contents(directory):

@@ -1,12 +1,11 @@
 """The whole way of a small study on real data: through the scripts, in processes of their own."""
 
-import os
 import re
 import subprocess
 import sys
 
 import pytest
-from small import ROOT
+from small import ROOT, one_device
 from test_studies_specification import write
 
 from playbook_jax import config as config_lib, disk, train, trial
@@ -27,12 +26,10 @@ FIXED = {
 
 
 def run(script, *arguments, python=()):
-    # One device, as users have it, and not the four virtual ones of the other tests.
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     return subprocess.run(
         [sys.executable, *python, f"scripts/{script}", *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env=one_device(),
         capture_output=True,
         text=True,
         timeout=120,
