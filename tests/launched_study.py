@@ -3,18 +3,17 @@
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 
-import pytest
 from small import ROOT
 from test_studies_specification import RATE, write
 
 from playbook_jax import trial
 
-# The launcher in a process of its own, with a sampler and a report that cost no second to import.
+# The launcher in a process of its own, with a sampler and a report that cost no second to import; before
+# it stands what gives the executor.
 LAUNCH = """
 import errno
 import json
@@ -40,7 +39,13 @@ try:
     code = launcher.launch(
         config,
         workdir,
-        launcher.Options(command, int(workers), train_module=train_module, **options),
+        launcher.Options(
+            command,
+            int(workers),
+            train_module=train_module,
+            make_executor=make_executor(train_module),
+            **options,
+        ),
     )
 except UsageError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -48,11 +53,14 @@ except UsageError as error:
 assert not {"jax", "pandas", "scipy"} & set(sys.modules)
 sys.exit(code)
 """
+ON_THIS_MACHINE = "make_executor = lambda train_module: None"
 STEPS = 20
 
 
 class Study:
     """A study in a directory of its own, run by the launcher in a subprocess."""
+
+    executor, environment = ON_THIS_MACHINE, None  # of the launcher; None: as here
 
     def __init__(self, directory, notes="", **changes):
         directory.mkdir(exist_ok=True)
@@ -73,8 +81,9 @@ class Study:
         """Starts the launcher; `options` are those of `launcher.launch`, or `no_room_for` a file."""
         arguments = [self.train_module, self.config, self.path, str(workers), json.dumps(options)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, *arguments],
+            [sys.executable, "-c", self.executor + LAUNCH, *arguments],
             cwd=ROOT,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -127,31 +136,3 @@ def gone(processes):
                 time.sleep(0.01)
             raise AssertionError(f"process {process} is still there")
     return True
-
-
-class SmallDisk:
-    """A file system in memory, of which only root can have one."""
-
-    def __init__(self, place):
-        self.place = place
-
-    def mounted(self, kilobytes):
-        """Returns where it is, of that size."""
-        self.place.mkdir()
-        options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(self.place)]
-        if not shutil.which("mount") or subprocess.run(["mount", *options]).returncode:
-            self.place.rmdir()
-            pytest.skip("this process may not mount a file system")
-        return self.place
-
-    def grow(self, kilobytes):
-        size = f"remount,size={kilobytes}k"
-        subprocess.run(["mount", "-o", size, str(self.place)], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = SmallDisk(tmp_path / "disk")
-    yield disk
-    if disk.place.exists():
-        subprocess.run(["umount", "-l", str(disk.place)], check=True)

@@ -5,7 +5,7 @@ import errno
 import os
 
 import pytest
-from launched_study import STEPS, Study, gone, small_disk  # noqa: F401
+from launched_study import STEPS, Study, gone
 
 from playbook_jax import trial
 from playbook_jax.studies import full_disk
@@ -63,7 +63,7 @@ def fill(place):
     return ballast
 
 
-def test_a_disk_that_fills_while_trials_run(small_disk):  # noqa: F811
+def test_a_disk_that_fills_while_trials_run(small_disk):
     """Where the study directory itself has no byte left: for the table, the trials, the workers' logs."""
     place = small_disk.mounted(kilobytes=200)
     study = Study(place, notes="seconds=0.05 chatter=1", num_trials=4).start()
@@ -83,7 +83,7 @@ def test_a_disk_that_fills_while_trials_run(small_disk):  # noqa: F811
     assert not list(study.path.rglob("*.part"))
 
 
-def test_a_new_study_on_a_full_disk_leaves_nothing(small_disk):  # noqa: F811
+def test_a_new_study_on_a_full_disk_leaves_nothing(small_disk):
     place = small_disk.mounted(kilobytes=200)
     study = Study(place)
     before = sorted(place.rglob("*"))

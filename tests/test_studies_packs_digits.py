@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from launched_study import Study
-from small import ROOT
+from small import ROOT, one_device
 from test_studies_specification import RATE
 
 from playbook_jax import trial
@@ -27,12 +27,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """As users have it, and not the four virtual ones of the other tests."""
-    monkeypatch.delenv("XLA_FLAGS")
-
-
 def study(directory, num_trials, steps=1500):
     result = Study(
         directory,
@@ -40,7 +34,7 @@ def study(directory, num_trials, steps=1500):
         fixed={**SIZES, "max_train_steps": steps},
         nuisance={"hparams.learning_rate": RATE | {"high": 0.3}},
     )
-    result.train_module = launcher.TRAIN_MODULE
+    result.train_module, result.environment = launcher.TRAIN_MODULE, one_device()
     return result
 
 
@@ -93,6 +87,7 @@ def test_the_choice_of_the_packing_is_measured_with_the_real_step(tmp_path):
     result = subprocess.run(
         [*script, f"--workdir={tmp_path}/s", "--workers=1"],
         cwd=ROOT,
+        env=one_device(),
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -10,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launched_study import LAUNCH, STEPS, Study, gone
+from launched_study import ON_THIS_MACHINE, STEPS, Study, gone
 from small import ROOT
 
 from playbook_jax import trial
@@ -18,21 +17,16 @@ from playbook_jax.errors import UsageError
 from playbook_jax.studies import leases, mirror, ray_cluster, ray_executor, ray_relay
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-# The launcher of the other tests, with the workers on the cluster. "apart": its lease is not seen, as
-# where the nodes do not share a disk.
-ON_RAY = LAUNCH.replace(
-    "        train_module=train_module,\n",
-    "        train_module=train_module,\n"
-    "        make_executor=ray_executor.maker(os.environ['ADDRESS'], 0, train_module),\n",
-).replace(
-    "import sys\n",
-    "import os, sys\n"
-    "from playbook_jax.studies import leases, ray_executor, ray_relay\n"
-    "if os.environ.get('APART'):\n"
-    "    ray_relay.SEND_SECONDS = 0.2\n"
-    "    leases.is_free = lambda path: True\n",
-    1,
-)
+# "apart": the launcher's lease is not seen, as where the nodes do not share a disk.
+ON_RAY = """
+import os
+from playbook_jax.studies import leases, ray_executor, ray_relay
+if os.environ.get("APART"):
+    ray_relay.SEND_SECONDS = 0.2
+    leases.is_free = lambda path: True
+def make_executor(train_module):
+    return ray_executor.maker(os.environ["ADDRESS"], 0, train_module)
+"""
 
 
 class Cluster:
@@ -84,22 +78,12 @@ def cluster():
 
 
 class RayStudy(Study):
+    executor = ON_RAY
+
     def __init__(self, directory, cluster, apart=False, **changes):
         super().__init__(directory, **changes)
         self.environment = cluster.environment | {"ADDRESS": cluster.address}
         self.environment |= {"APART": "1"} if apart else {}
-
-    def start(self, workers=2, **options):
-        arguments = [self.train_module, self.config, self.path, str(workers), json.dumps(options)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", ON_RAY, *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return self
 
 
 def lose_a_node(study, cluster, running):
@@ -169,8 +153,8 @@ def test_a_killed_launcher_leaves_nothing_and_another_executor_goes_on(tmp_path,
     study.process.kill()
     study.process.wait()
     # At once, and on this machine: the workers elsewhere are waited for.
-    Study.start(study)
-    assert study.wait()[0] == 0
+    study.executor = ON_THIS_MACHINE
+    assert study.run()[0] == 0
     assert gone(workers)
     assert study.states() == ["COMPLETE"] * 2
     assert all(study.steps(number) == list(range(1, STEPS + 1)) for number in range(2))
