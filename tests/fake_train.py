@@ -153,7 +153,7 @@ def _wait(notes, number, should_stop):
         time.sleep(1000)
     if notes.get("freeze") == number:
         os.kill(os.getpid(), signal.SIGSTOP)
-    deadline = time.monotonic() + 6
+    deadline = time.monotonic() + 4
     while notes.get("ponder") == number and time.monotonic() < deadline:
         should_stop()
         time.sleep(0.01)
