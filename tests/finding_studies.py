@@ -51,10 +51,26 @@ def rates(case: Case, trials: int, studies: int, seed: int = 0) -> tuple[float, 
     )
 
 
+def plain(text):
+    """A text of a finding, its spaces all alike."""
+    return text.replace("\u00a0", " ")
+
+
 def study(rows, spaces=ONE, **options):
     """A study of trials of STEPS steps."""
     rows = [{"at": [0.5] * len(spaces), "step": STEPS} | row for row in rows]
     return synthetic.made(rows, spaces=spaces, **options)
+
+
+def two_values(gain, n=30):
+    """A study of which the second of two values costs so much more."""
+    rng = np.random.default_rng(1)
+    rows = [
+        {"at": [i % 2], "objective": float(0.2 + 0.01 * rng.random() + gain * (i % 2))}
+        for i in range(n)
+    ]
+    name = "model.norm_order"
+    return synthetic.made(rows, spaces={name: {"values": ["pre", "post"]}}, scientific=(name,))
 
 
 def falling(rng, level, end=EVALUATIONS, *, tail=0.0, noise=NOISE):
@@ -66,6 +82,14 @@ def falling(rng, level, end=EVALUATIONS, *, tail=0.0, noise=NOISE):
         + tail * np.clip(2 * t - 1, 0, 1)
         + noise * rng.normal(size=end)
     )
+
+
+def straight(level=0.1, *, rise=0.0, lowest=20, noise=0.0, seed=0):
+    """Falls in a straight line to `level` at an index, then rises by `rise` until the end."""
+    i = np.arange(EVALUATIONS)
+    down = 0.5 * np.clip(lowest - i, 0, None) / lowest
+    up = rise * np.clip(i - lowest, 0, None) / (EVALUATIONS - 1 - lowest)
+    return level + down + up + noise * np.random.default_rng(seed).normal(size=EVALUATIONS)
 
 
 def trial(rng, validation, train=None, **changes):

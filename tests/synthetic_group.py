@@ -31,6 +31,15 @@ def good(floor=0.02, **changes):
     return synthetic.Truth(cost, **{"floor": floor, "noise": 0.02, **late, **changes})
 
 
+def pair(path):
+    """A fair group in which Nesterov is twice as good as Adam."""
+    return write(path, {"nesterov": good(), "adam": good(0.04)})
+
+
+def member(path, name):
+    return path / f"optimizer={name}"
+
+
 def write(path, truths, *, num_trials=20, steps=200, started=None, seed=0, **config):
     """Writes a group of which each study has a truth of its own; the base is configs/digits_mlp.py.
 

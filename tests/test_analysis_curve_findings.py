@@ -6,6 +6,7 @@ import finding_studies as made
 import numpy as np
 import pytest
 import synthetic_study as synthetic
+from finding_studies import plain, straight
 
 from playbook_jax.analysis import curve_shapes
 from playbook_jax.analysis.findings import (
@@ -13,7 +14,6 @@ from playbook_jax.analysis.findings import (
     CANNOT_TELL,
     FINE,
     LOOK,
-    decay,
     end_of_training,
     late_variance,
     overfitting,
@@ -21,10 +21,8 @@ from playbook_jax.analysis.findings import (
     training_fit,
     training_loss,
 )
-from playbook_jax.analysis.proposals import SET, Proposal
 
 CHECKS = (overfitting, late_variance, end_of_training, training_loss, periodicity, training_fit)
-DECAYING = {"schedule": "cosine"}
 N = made.EVALUATIONS
 STEP = made.STEPS / N
 CONSTANT = {"schedule": "constant"}
@@ -32,18 +30,6 @@ CONSTANT = {"schedule": "constant"}
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def curve(level=0.1, *, rise=0.0, lowest=20, noise=0.0, seed=0):
-    """Falls in a straight line to `level` at an index, then rises by `rise` until the end."""
-    i = np.arange(N)
-    down = 0.5 * np.clip(lowest - i, 0, None) / lowest
-    up = rise * np.clip(i - lowest, 0, None) / (N - 1 - lowest)
-    return level + down + up + noise * rng(seed).normal(size=N)
-
-
-def plain(text):
-    return text.replace("\u00a0", " ")
 
 
 # --- Whatever the study, there is an answer ---
@@ -97,7 +83,7 @@ def test_chances_are_those_of_flat_curves(length):
 
 
 def test_a_rise_is_measured_on_the_smoothed_curve():
-    values = curve(rise=0.08, noise=0.001)
+    values = straight(rise=0.08, noise=0.001)
     risen, chance, lowest = curve_shapes.rise(values)
     w = max(3, N // 8)
     smoothed = np.array([values[i : i + w].mean() for i in range(N - w + 1)])
@@ -114,9 +100,9 @@ def runs(rises, *, levels=None, train=None, **options):
     levels = levels or [0.1 + 0.01 * i for i in range(len(rises))]
     rows = []
     for i, (rise, level) in enumerate(zip(rises, levels, strict=True)):
-        validation = curve(level, rise=rise, noise=0.001, seed=i)
+        validation = straight(level, rise=rise, noise=0.001, seed=i)
         rows.append(
-            made.trial(rng(), validation, train if train is not None else curve(0, lowest=N))
+            made.trial(rng(), validation, train if train is not None else straight(0, lowest=N))
         )
     return made.study(rows, **options)
 
@@ -132,7 +118,7 @@ def test_overfitting_among_the_best():
     assert "more regularization (dropout, label smoothing or weight decay)" in finding.action
     assert finding.trials == (0,)
     # Means over five evaluations without the noise, whose means scatter by 0.1 / √5 %.
-    means = np.convolve(curve(0.1, rise=0.05), np.full(5, 0.2), mode="valid")
+    means = np.convolve(straight(0.1, rise=0.05), np.full(5, 0.2), mode="valid")
     told = plain(finding.evidence[0])
     risen = float(told.split("ends ")[1].split(" %")[0])
     assert risen == pytest.approx(100 * (means[-1] - means.min()), abs=0.15)
@@ -144,7 +130,7 @@ def test_no_overfitting_where_validation_stays_or_training_rises_too():
     assert overfitting.check(runs([0, 0, 0, 0]))[0].verdict == FINE
     # Less than 3 % of the best value, though it is more than scatter.
     assert overfitting.check(runs([0.0029, 0, 0, 0]))[0].verdict == FINE
-    unstable = runs([0.05, 0.05, 0.05], train=curve(0.02, rise=0.03, noise=0.0005))
+    unstable = runs([0.05, 0.05, 0.05], train=straight(0.02, rise=0.03, noise=0.0005))
     (finding,) = overfitting.check(unstable)
     assert finding.verdict == FINE
     assert "rises again in trials 0, 1 and 2, but training gets worse as well" in finding.answer
@@ -177,7 +163,7 @@ def test_the_best_of_each_scientific_value_counts(name, verdict):
     spaces = {name: {"values": [1, 2]}, **made.ONE}
     rows = []
     for i, rise in enumerate([0, 0, 0, 0, 0.05, 0]):  # trial 4 is the best of the second value
-        row = made.trial(rng(), curve(0.1 + 0.01 * i, rise=rise, noise=0.001, seed=i))
+        row = made.trial(rng(), straight(0.1 + 0.01 * i, rise=rise, noise=0.001, seed=i))
         rows.append(row | {"at": [int(i >= 4), 0.5]})
     study = scientific(synthetic.made(rows, spaces=spaces), name)
     (finding,) = overfitting.check(study)
@@ -197,108 +183,12 @@ def test_a_regularizer_that_is_searched_is_named():
 def test_an_accuracy_that_falls_again_is_overfitting_too():
     rows = []
     for i in range(4):
-        row = made.trial(rng(), curve(0.1 + 0.01 * i, rise=0.05, noise=0.001, seed=i))
+        row = made.trial(rng(), straight(0.1 + 0.01 * i, rise=0.05, noise=0.001, seed=i))
         error = row["evaluations"].pop("validation/error_rate")
         row["evaluations"]["validation/accuracy"] = 1 - error
         rows.append(row | {"objective": 1 - row["objective"]})
     study = made.study(rows, metric="validation/accuracy", mode="max")
     assert overfitting.check(study)[0].verdict == ACT
-
-
-# --- Late variance ---
-
-
-def scattered(noise, spread, trials=12, base=None):
-    costs = 0.1 + spread * np.arange(trials)
-    rows = [made.trial(rng(), curve(c, noise=noise, seed=i)) for i, c in enumerate(costs)]
-    rows = [row | {"objective": cost} for row, cost in zip(rows, costs, strict=True)]
-    return made.study(rows, base=base)
-
-
-@pytest.mark.playbook("late-variance")
-def test_late_variance():
-    # The better six of 12 lie 0.01 apart each: a standard deviation of 0.01 √3.5.
-    between = 0.01 * np.sqrt(3.5)
-    for noise, verdict in ((0.3, FINE), (0.8, LOOK), (2.0, ACT)):
-        study = scattered(noise * between, 0.01, base=CONSTANT)
-        (finding,) = late_variance.check(study)
-        assert finding.verdict == verdict, noise
-        assert f"lie {100 * between:.2f} % apart" in plain(finding.evidence[1])
-        values = [t.evaluations["validation/error_rate"][N // 2 :] for t in study.leaders]
-        off = [v[1:-1] - (v[:-2] + v[2:]) / 2 for v in values]
-        scatter = np.median([np.sqrt(np.mean(o**2) / 1.5) for o in off])
-        assert f"scatters by {100 * scatter:.2f} %" in plain(finding.evidence[0])
-    assert finding.action.startswith(
-        "Try a learning rate that decays, the average of the parameters"
-    )
-    decayed = {"schedule": "cosine", "hparams": {"polyak_decay": 0.99}}
-    (finding,) = late_variance.check(scattered(2 * between, 0.01, base=decayed))
-    assert finding.action == "Try more validation data or a larger batch."
-
-
-def test_late_variance_without_a_difference():
-    assert late_variance.check(scattered(0, 0))[0].verdict == CANNOT_TELL
-    assert late_variance.check(scattered(0.01, 0))[0].verdict == ACT
-    assert late_variance.check(scattered(0.01, 0.01, trials=5))[0].verdict == CANNOT_TELL
-
-
-# --- Decay ---
-
-
-@pytest.mark.playbook("simple-schedules", "default-decay")
-def test_a_constant_rate_is_told_to_try_decay():
-    between = 0.01 * np.sqrt(3.5)
-    (quiet,) = decay.check(scattered(0.3 * between, 0.01, base=CONSTANT))
-    (loud,) = decay.check(scattered(2.0 * between, 0.01, base=CONSTANT))
-    assert (quiet.verdict, loud.verdict) == (LOOK, ACT)
-    for found, sure in ((quiet, False), (loud, True)):
-        assert found.proposals == (Proposal(SET, "schedule", "cosine", sure=sure),)
-        assert found.action.startswith("Try a learning rate that decays to zero (cosine)")
-        assert "100 % in trial 0" in plain(found.evidence[0])
-    # The same scatter under a decay is not for want of one.
-    (finding,) = decay.check(scattered(2.0 * between, 0.01, base=DECAYING))
-    assert (finding.verdict, finding.proposals) == (FINE, ())
-    # Whoever chose it for a reason is told all the same, and decides.
-    study = scattered(2.0 * between, 0.01, base=CONSTANT)
-    study.specification["fixed_reasons"] = {"schedule": "a sweep for max_train_steps"}
-    (finding,) = decay.check(study)
-    assert (finding.verdict, finding.proposals[0].sure) == (ACT, False)
-    assert finding.evidence[-1] == "It was chosen so: a sweep for max_train_steps."
-
-
-@pytest.mark.parametrize(
-    ("base", "part"),
-    [
-        ({"schedule": "linear", "hparams": {"end_factor": 0.1}}, 0.1),
-        ({"schedule": "cosine", "hparams": {"end_factor": 0.9}}, 0.9),
-        # STEPS of 1,000 more: 1 / √2, and 1 / √1.1.
-        (
-            {"schedule": "rsqrt", "hparams": {"rsqrt_timescale": 1000}, "max_train_steps": 1000},
-            0.7071,
-        ),
-        ({"schedule": "rsqrt", "max_train_steps": 1000}, 0.9535),
-        (
-            {"schedule": "rsqrt", "hparams": {"rsqrt_timescale": 100}, "max_train_steps": 1000},
-            0.3015,
-        ),
-    ],
-)
-def test_how_much_of_the_rate_is_left(base, part):
-    study = scattered(0.001, 0.01, base=base)
-    assert decay.remaining(study, study.best) == pytest.approx(part, rel=1e-3)
-    (finding,) = decay.check(study)
-    assert finding.verdict == (FINE if part <= 0.5 else LOOK)
-    if part > 0.5 and base["schedule"] == "cosine":
-        assert finding.proposals == (Proposal(SET, "hparams.end_factor", 0.0, sure=False),)
-
-
-def test_without_results_or_a_schedule_a_decay_cannot_be_missed():
-    failed = made.study([{"objective": None}] * 3, base=CONSTANT)
-    unknown = scattered(0.01, 0.01, base={"schedule": "my_own"})
-    unnamed = scattered(0.01, 0.01)
-    for study in (failed, unknown, unnamed):
-        (finding,) = decay.check(study)
-        assert (finding.verdict, finding.action) == (CANNOT_TELL, "")
 
 
 # --- The end of training ---

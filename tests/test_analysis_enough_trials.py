@@ -6,15 +6,12 @@ import finding_studies as made
 import numpy as np
 import pytest
 import synthetic_study as synthetic
+from finding_studies import plain
 from html_page import Page
 
 from playbook_jax.analysis import best_of
 from playbook_jax.analysis.figures import best_of_k
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, enough_trials
-
-
-def plain(text):
-    return text.replace("\u00a0", " ")
 
 
 def test_the_bootstrap_is_that_of_all_draws():

@@ -9,6 +9,7 @@ import finding_studies as made
 import numpy as np
 import pytest
 import synthetic_study as synthetic
+from finding_studies import plain
 from html_page import Page
 
 from playbook_jax import trial as trial_lib
@@ -25,10 +26,6 @@ from playbook_jax.analysis.findings import (
 )
 
 CLIP = {"hparams": {"clip_norm": 0.5}}
-
-
-def plain(text):
-    return text.replace("\u00a0", " ")
 
 
 def recorded(*runs, base=None, fractions=None, **changes):

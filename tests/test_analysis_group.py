@@ -1,4 +1,4 @@
-"""The report of a group of studies: the winner, the fairness of the comparison, the next group."""
+"""The report of a group of studies: the winner, the page, what is damaged."""
 
 import dataclasses
 import json
@@ -13,33 +13,20 @@ import synthetic_group as synthetic
 from html_page import Page
 from small import ROOT
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import (
-    group_fairness,
     group_findings,
-    group_next,
     group_report,
     groups,
     isolation,
-    next_study,
     replicate_statistics,
     report,
     retrain_noise,
 )
-from playbook_jax.analysis.findings import (
-    ACT,
-    CANNOT_TELL,
-    FINE,
-    LOOK,
-    Finding,
-    enough_trials,
-    infeasible,
-)
-from playbook_jax.analysis.proposals import ADD, EXTEND, SET, Proposal
+from playbook_jax.analysis.findings import CANNOT_TELL, FINE
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import group as studies_group, specification
 
-RATE, MOMENTUM, BETA = synthetic.RATE, synthetic.MOMENTUM, synthetic.BETA
+RATE, BETA = synthetic.RATE, synthetic.BETA
 HOSTILE = "<script>alert(1)</script> & \"'"
 FAIR = pytest.mark.playbook("fair-comparison")
 REPORT = pytest.mark.playbook("best-trials-are-compared")
@@ -47,9 +34,7 @@ REPORT = pytest.mark.playbook("best-trials-are-compared")
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A fair group in which Nesterov is twice as good as Adam."""
-    path = tmp_path_factory.mktemp("groups") / "pair"
-    return synthetic.write(path, {"nesterov": synthetic.good(), "adam": synthetic.good(0.04)})
+    return synthetic.pair(tmp_path_factory.mktemp("groups") / "pair")
 
 
 @pytest.fixture
@@ -60,22 +45,6 @@ def copy(pair, tmp_path):
 @pytest.fixture(scope="module")
 def reading(pair):
     return group_findings.read(groups.load(pair))
-
-
-def member(path, name):
-    return path / f"optimizer={name}"
-
-
-def change(path, **values):
-    """Changes values of the base config in a study.json."""
-    stored = trial_lib.read_json(path / "study.json")
-    stored["specification"]["base_config"] |= values
-    trial_lib.write_json(path / "study.json", stored)
-
-
-def doubts(path):
-    group = groups.load(path)
-    return [doubt.text for doubt in group_findings.read(group).doubts]
 
 
 @REPORT
@@ -120,7 +89,9 @@ def test_the_page_is_whole(pair, reading):
     assert lede.endswith("The comparison is fair, as far as the checks can see.")
     links = {e.get("href") for e in page.all("a")}
     assert {f"optimizer%3D{name}/report.html" for name in ("nesterov", "adam")} <= links
-    assert all((member(pair, name) / "report.html").exists() for name in ("nesterov", "adam"))
+    assert all(
+        (synthetic.member(pair, name) / "report.html").exists() for name in ("nesterov", "adam")
+    )
     # The best trial of each study is what the isolation plot and the curves show.
     bests = [(i + 1) * groups.SPAN + m.study.best.number for i, m in reading.group.read]
     marks = page.all("circle", "isolated", within="isolation-optimizer")
@@ -211,115 +182,10 @@ def test_several_scientific_hyperparameters_are_compared_by_each_and_by_their_co
     assert len(page.all("circle", "isolated", within="isolation-combination")) == 4
 
 
-@FAIR
-def test_a_group_that_still_runs_says_so(tmp_path):
-    truths = {"nesterov": synthetic.good(), "adam": synthetic.good(0.04)}
-    path = synthetic.write(tmp_path / "g", truths, started={"nesterov": 20, "adam": 8})
-    path, reading = group_report.write(path)
-    assert reading.together[0].verdict == LOOK
-    assert [d.text for d in reading.doubts[:2]] == [
-        "The group is not over: 12 trials of adam to go.",
-        "adam was tried with 8 trials, nesterov with 20: of more trials the best is better, whatever "
-        "the value.",
-    ]
-    page = Page(path.read_text())
-    page.check(path.parent)
-    assert "Let the group go on: 12 trials to go." in page.one("div", "next").text
-    assert "Continue the group: 12 trials to go." in [e.text for e in page.all("p", "command")]
-    assert reading.together[-1].verdict != FINE
-
-
-@FAIR
-@pytest.mark.parametrize(
-    ("spoil", "expected"),
-    [
-        (
-            lambda path: (member(path, "adam") / "study.json").unlink(),
-            "adam is not compared: ",
-        ),
-        (
-            lambda path: (member(path, "adam") / "study.json").write_text('{"spec'),
-            "adam is not compared: ",
-        ),
-        (
-            lambda path: change(member(path, "adam"), max_train_steps=400),
-            "max_train_steps is not the same: 200 for nesterov and 400 for adam.",
-        ),
-        (
-            lambda path: change(member(path, "adam"), schedule="constant"),
-            "The studies differ in what is not asked about: schedule.",
-        ),
-        (
-            lambda path: [
-                shutil.rmtree(member(path, "adam") / "trials" / f"00{i}") for i in range(3)
-            ],
-            "The group is not over: 3 trials of adam to go.",
-        ),
-        (
-            lambda path: [
-                trial_lib.write_json(
-                    member(path, "adam") / "trials" / f"00{i}" / "status.json",
-                    trial_lib.new_status(trial_lib.FAILED, "out of memory", 10),
-                )
-                for i in range(2)
-            ],
-            "Nothing is known of 2 trials of adam: failed, or gone.",
-        ),
-    ],
-)
-def test_what_makes_a_comparison_unfair(copy, spoil, expected):
-    assert doubts(copy) == []
-    spoil(copy)
-    found = doubts(copy)
-    assert [text for text in found if text.startswith(expected)], found
-    path, reading = group_report.write(copy)
-    assert reading.together[0].verdict == LOOK
-    assert "But the comparison is not fair yet" in reading.together[-1].answer or (
-        reading.together[-1].verdict == CANNOT_TELL
-    )
-    Page(path.read_text()).check(copy)
-
-
-@FAIR
-def test_a_best_trial_at_a_bound_makes_a_comparison_unfair(tmp_path):
-    edge = dataclasses.replace(
-        synthetic.good(0.03), cost=lambda units: 6 * (units[RATE] - 1.1) ** 2
-    )
-    path = synthetic.write(tmp_path / "g", {"nesterov": synthetic.good(), "adam": edge})
-    found = doubts(path)
-    assert "adam: learning_rate: the best trials crowd the high bound, 0.1." in found
-    assert not [text for text in found if text.startswith("nesterov")]
-
-
-@FAIR
-def test_what_is_as_bad_for_all_values_is_no_matter_of_fairness(reading):
-    def found(*names):
-        few = Finding(enough_trials.QUESTION, LOOK, "Only trials 1 and 3 are good.", action="Run.")
-        half = Finding(infeasible.QUESTION, ACT, "10 of 20 trials are infeasible.", action="Leave.")
-        return {m.name: [few, half] if m.label in names else [] for _, m in reading.group.read}
-
-    assert group_fairness.doubts(reading.group, found("adam", "nesterov")) == []
-    told = group_fairness.doubts(reading.group, found("adam"))
-    assert [doubt.text for doubt in told] == [
-        "adam: 10 of 20 trials are infeasible.",
-        "adam: Only no. 1 and 3 are good.",
-    ]
-
-
-def test_a_study_of_another_objective_is_left_out(copy):
-    stored = trial_lib.read_json(member(copy, "adam") / "study.json")
-    stored["specification"]["objective"] = {"metric": "validation/accuracy", "mode": "max"}
-    trial_lib.write_json(member(copy, "adam") / "study.json", stored)
-    (told, *_) = doubts(copy)
-    assert "adam is not compared" in told
-    assert "has another objective, validation/accuracy" in told
-    assert not (copy / "next_study.py").exists()
-
-
 @pytest.mark.parametrize("gone", [("adam",), ("adam", "nesterov")])
 def test_a_group_of_which_studies_are_gone_has_a_page(copy, gone):
     for name in gone:
-        shutil.rmtree(member(copy, name))
+        shutil.rmtree(synthetic.member(copy, name))
     path, reading = group_report.write(copy)
     page = Page(path.read_text())
     page.check(copy)
@@ -368,10 +234,10 @@ def test_markup_in_a_group_is_shown_as_text(copy):
     stored["studies"][1]["values"]["optimizer"] = HOSTILE
     trial_lib.write_json(copy / "group.json", stored)
     status = trial_lib.new_status(trial_lib.FAILED, HOSTILE, 3)
-    trial_lib.write_json(member(copy, "adam") / "trials" / "003" / "status.json", status)
-    own = trial_lib.read_json(member(copy, "adam") / "study.json")
+    trial_lib.write_json(synthetic.member(copy, "adam") / "trials" / "003" / "status.json", status)
+    own = trial_lib.read_json(synthetic.member(copy, "adam") / "study.json")
     own["specification"]["fixed"][HOSTILE] = HOSTILE
-    trial_lib.write_json(member(copy, "adam") / "study.json", own)
+    trial_lib.write_json(synthetic.member(copy, "adam") / "study.json", own)
     text = group_report.write(copy)[0].read_text()
     page = Page(text)
     page.check(copy)
@@ -435,133 +301,6 @@ def test_baselines_take_no_part_in_the_comparison(tmp_path):
     assert [part.ended for part in parts] == [7, 7]
     assert all(groups.number(t) > 0 for part in parts for t in part.complete)
     Page(group_report.write(path)[0].read_text()).check(path)
-
-
-# The next group.
-
-
-def found(reading, **own):
-    """The findings of each study: one that makes these proposals."""
-    return {
-        m.name: [
-            Finding("Q?", ACT, f"{m.label} says.", action="Do.", proposals=own.get(m.label, ()))
-        ]
-        for _, m in reading.group.read
-    }
-
-
-def written(reading, findings, path):
-    """The next group as the launcher reads it, and its text."""
-    made = group_next.draft(reading.group, findings)
-    joined = dataclasses.replace(reading.group.joined, directory=reading.group.directory)
-    file = next_study.save(joined, made)
-    shutil.copy(file, path / "copy.py")
-    return specification.load(file), file.read_text(), made
-
-
-NEXT = pytest.mark.playbook("next-study")
-
-
-@NEXT
-def test_the_next_group_has_what_each_study_asks_for(reading, tmp_path):
-    wider = Proposal(EXTEND, RATE, 1.0, "high")
-    warmup = Proposal(
-        ADD, "hparams.warmup_steps", {"scale": "log", "low": 1, "high": 20, "type": "int"}
-    )
-    spec, text, _ = written(reading, found(reading, adam=(wider,), nesterov=(warmup,)), tmp_path)
-    assert spec.shape == "group"
-    assert spec.num_trials == 20
-    assert spec.seed == 1
-    assert spec.name == "pair_2"
-    nesterov, adam = studies_group.members(spec)
-    assert adam.specification.nuisance[RATE].high == 1.0
-    assert nesterov.specification.nuisance[RATE].high == 10.0
-    assert list(nesterov.specification.nuisance) == [RATE, MOMENTUM, "hparams.warmup_steps"]
-    assert list(adam.specification.nuisance) == [RATE, BETA]
-    reason = "# For adam: widen learning_rate: its high bound becomes 1 (was 0.1). adam says."
-    assert reason in text
-    # All else is as it was, in every study.
-    for old, new in zip(reading.group.members, (nesterov, adam), strict=True):
-        before = old.study.specification["base_config"]
-        after = json.loads(json.dumps(config_lib.to_dict(new.specification.base_config)))
-        assert not config_lib.differences(config_lib.with_optional(before), after)
-
-
-@NEXT
-def test_where_all_studies_agree_the_next_group_has_plain_names(reading, tmp_path):
-    steps = Proposal(SET, "max_train_steps", 400)
-    spec, _, _ = written(reading, found(reading, adam=(steps,), nesterov=(steps,)), tmp_path)
-    assert spec.fixed["max_train_steps"] == 400
-    assert [k for k in spec.fixed if "@" in k] == []
-
-
-@NEXT
-@pytest.mark.parametrize(("adam", "nesterov", "expected"), [(400, 300, 400), (100, None, 200)])
-def test_no_study_alone_gets_another_number_of_steps(reading, tmp_path, adam, nesterov, expected):
-    def steps(number):
-        return () if number is None else (Proposal(SET, "max_train_steps", number),)
-
-    wider = (Proposal(EXTEND, RATE, 1.0, "high"),)
-    spec, text, made = written(
-        reading, found(reading, adam=steps(adam) + wider, nesterov=steps(nesterov)), tmp_path
-    )
-    assert spec.fixed["max_train_steps"] == expected
-    for one in studies_group.members(spec):
-        assert one.specification.base_config.max_train_steps == expected
-    assert len(made.refused) == 1
-    assert "all studies of a group must share it" in " ".join(text.split())
-
-
-@NEXT
-def test_values_of_several_scientific_hyperparameters_share_a_condition_where_they_can(tmp_path):
-    scientific = {
-        "optimizer": {"values": ["nesterov", "adam", "adamw"]},
-        "batch_size": {"values": [64, 128]},
-    }
-    labels = [f"{o}, {b}" for o in scientific["optimizer"]["values"] for b in (64, 128)]
-    path = synthetic.write(
-        tmp_path / "g",
-        dict.fromkeys(labels, synthetic.good()),
-        scientific=scientific,
-        nuisance={RATE: synthetic.WIDE},
-        num_trials=2,
-    )
-    reading = group_findings.read(groups.load(path))
-    wider = Proposal(EXTEND, RATE, 100.0, "high")
-    own = {m.name: [] for m in reading.group.members}
-    for name in own:
-        if "adam" in name:
-            own[name] = [Finding("Q?", ACT, "A.", action="Do.", proposals=(wider,))]
-    spec, _, _ = written(reading, own, tmp_path)
-    assert {key: space.high for key, space in spec.nuisance.items()} == {
-        f"{RATE}@optimizer=nesterov": 10.0,
-        f"{RATE}@optimizer=adam|adamw": 100.0,
-    }
-
-
-@NEXT
-def test_the_next_group_launches_unedited(copy, tmp_path):
-    reading = group_findings.read(groups.load(copy))
-    wider = Proposal(EXTEND, RATE, 1.0, "high")
-    written(reading, found(reading, adam=(wider,)), tmp_path)
-    words = [f"--config={copy / 'next_study.py'}", f"--workdir={tmp_path / 'next'}", "--dry_run"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts/launch_study.py", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "40 trials" in done.stdout
-
-
-def test_a_group_without_changes_has_no_next_one(copy):
-    (copy / "next_study.py").write_text("an old one")
-    reading = group_findings.read(groups.load(copy))
-    assert not group_next.draft(reading.group, found(reading)).changes
-    quiet = dataclasses.replace(reading, found=found(reading))
-    next_study.save(reading.group.joined, group_next.draft(reading.group, quiet.found))
-    assert not (copy / "next_study.py").exists()
 
 
 def test_levels_of_a_grid_are_values_of_their_own(tmp_path):

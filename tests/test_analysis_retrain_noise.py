@@ -1,4 +1,4 @@
-"""The retrain noise in a study's report; the baseline, which was not drawn; studies of replicates."""
+"""The retrain noise in a study's report; studies of replicates."""
 
 import dataclasses
 import json
@@ -8,14 +8,13 @@ import finding_studies as made
 import numpy as np
 import pytest
 import synthetic_study as synthetic
+from finding_studies import plain
 from html_page import Page
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import (
-    best_of,
     commands,
     findings,
-    isolation as slices_lib,
     replicate_statistics as statistics,
     report,
     retrain_noise,
@@ -40,10 +39,6 @@ from playbook_jax.errors import UsageError
 RATE = "hparams.learning_rate"
 NOISE = pytest.mark.playbook("retrain-noise-in-the-report")
 BOWL = synthetic.Truth(synthetic.bowl({RATE: 0.5}))
-
-
-def plain(text):
-    return text.replace("\u00a0", " ")
 
 
 def noise(objectives, trial=0):
@@ -212,19 +207,9 @@ def test_the_good_region_is_that_within_the_retrain_noise():
     assert "Within 2.00 % (2 standard deviations of the retrain noise)" in plain(found.evidence[0])
 
 
-def two_values(gain, n=30):
-    rng = np.random.default_rng(1)
-    rows = [
-        {"at": [i % 2], "objective": float(0.2 + 0.01 * rng.random() + gain * (i % 2))}
-        for i in range(n)
-    ]
-    name = "model.norm_order"
-    return synthetic.made(rows, spaces={name: {"values": ["pre", "post"]}}, scientific=(name,))
-
-
 @NOISE
 def test_a_gain_of_a_value_is_held_against_two_runs():
-    study = two_values(0.02)
+    study = made.two_values(0.02)
     (found,) = isolation.check(study)
     assert found.verdict == FINE
     assert "Two runs" not in " ".join(found.evidence)
@@ -301,87 +286,6 @@ def test_the_figures_have_a_band(directory, tmp_path):
     stored = json.loads((directory / "findings.json").read_text())["retrain"]
     assert stored["objectives"] == [best, 1.2 * best, 1.1 * best]
     assert stored["sd"] == pytest.approx(0.1 * best)
-
-
-# --- The baseline ---
-
-
-def with_baseline(study, objective, at=0.5):
-    """The study, its trial 0 being the baseline."""
-    (axis,) = study.hyperparameters
-    first = dataclasses.replace(
-        study.trials[0], objective=objective, parameters={axis.name: axis.value(at)}
-    )
-    return dataclasses.replace(
-        study,
-        specification=study.specification | {"baseline": True},
-        trials=(first, *study.trials[1:]),
-    )
-
-
-def test_the_baseline_is_no_draw():
-    study = with_baseline(levels([9] + [0.1 + 0.01 * i for i in range(8)]), 0.05)
-    assert study.baseline.number == 0
-    assert study.best is study.baseline
-    assert len(study.drawn.trials) == 8
-    costs, failures = enough_trials.draws(study)
-    np.testing.assert_allclose(costs, [0.1 + 0.01 * i for i in range(8)])
-    assert failures == 0
-    (found,) = enough_trials.check(study)
-    assert (found.verdict, found.trials) == (LOOK, ())
-    assert found.answer == "None of 8 trials that were drawn comes near the baseline."
-    assert any("no other trial is better" in line for line in found.evidence)
-    half = best_of.growth(costs, 0).half
-    assert f"half as many trials is {100 * half:.2f} %" in plain(found.evidence[2])
-    drawing = best_of_k.draw(study).figures[0].svg
-    assert "baseline" in drawing
-    parts = slices_lib.slices(study, study.hyperparameters[0])
-    assert sum(part.ended for part in parts) == 8
-
-
-def test_a_baseline_at_a_bound_makes_no_crowd():
-    places = (np.arange(20) + 0.5) / 20
-    rows = [{"at": [u], "objective": float((u - 0.5) ** 2)} for u in places]
-    study = with_baseline(
-        synthetic.made(rows, spaces={RATE: synthetic.LEARNING_RATE}), -1.0, at=1.0
-    )
-    (found,) = boundary.check(study)
-    assert found.verdict == FINE
-    assert "of 19 complete trials" in found.evidence[0]
-    assert 0 not in found.trials
-
-
-def test_the_baseline_is_named_and_has_its_own_mark(directory):
-    path = directory / "study.json"
-    stored = json.loads(path.read_text())
-    stored["specification"]["baseline"] = True
-    path.write_text(json.dumps(stored))
-    study = study_lib.load(directory)
-    if study.baseline in study.leaders:
-        pytest.fail("choose another seed: the best few have stars")
-    text = report.write(directory).read_text()
-    page = Page(text)
-    page.check()
-    marks = page.all("path", "baseline")
-    # One on each axis and one in the legend.
-    assert len(marks) == len(study.hyperparameters) + 1
-    assert {m.trial for m in marks} == {0, None}
-    assert "The baseline, trial" in text
-    assert "baseline 0</td>" in text
-
-
-def test_the_baseline_of_a_comparison_is_told_and_not_compared():
-    study = two_values(0.02)
-    first = dataclasses.replace(study.trials[0], objective=0.01)
-    study = dataclasses.replace(
-        study,
-        specification=study.specification | {"baseline": True},
-        trials=(first, *study.trials[1:]),
-    )
-    (found,) = isolation.check(study)
-    assert 0 not in found.trials
-    (line,) = [e for e in found.evidence if e.startswith("Not counted")]
-    assert "the baseline, trial 0, norm_order pre, came to 1.00 %, better than any" in plain(line)
 
 
 # --- Studies of replicates ---

@@ -1,12 +1,12 @@
 """Real studies that were made wrong on purpose: the report says what is wrong, and nothing of sound ones."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 import wrong_studies
-from small import ROOT
+from finding_studies import plain
+from small import ROOT, one_device
 from wrong_studies import RATE, RECIPES
 
 from playbook_jax.analysis import findings, next_study, report, study as study_lib
@@ -70,10 +70,6 @@ def in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)  # where the base configs are
 
 
-def plain(text):
-    return text.replace("\u00a0", " ")
-
-
 @pytest.mark.playbook("search-space-boundary", "infeasible-fraction", "best-step-early-or-late")
 @pytest.mark.playbook("saturated-early", "problematic-overfitting", "simple-schedules")
 @pytest.mark.parametrize("name", TOLD)
@@ -123,12 +119,11 @@ def test_the_next_study_mends_it(loaded, name):
 def test_what_the_report_of_a_wrong_study_proposes_runs_unedited(loaded, tmp_path):
     study = loaded["digits_short"]
     report.save(study, findings.check(study))
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [sys.executable, "scripts/launch_study.py"]
     command += [f"--config={study.directory / next_study.NAME}", f"--workdir={tmp_path / 's'}"]
     for more in (["--dry_run"], []):
         done = subprocess.run(
-            [*command, *more], capture_output=True, text=True, env=environment, timeout=300
+            [*command, *more], capture_output=True, text=True, env=one_device(), timeout=300
         )
         assert done.returncode == 0, done.stderr
     longer = study_lib.load(tmp_path / "s")
