@@ -86,10 +86,8 @@ def find(study: "Study", workdir: str | None = None) -> RetrainNoise | None:
         if isinstance(found, str):
             raise UsageError(f"--replicates: {workdir} {found}")
         return found
-    directory = study.directory
-    beside = directory.parent / f"{directory.name}{SUFFIX}"
-    places = [directory / place for place in _noted(directory)] + [beside]
-    measured = [read(study, place) for place in places if (place / "replicates.json").exists()]
+    places = [place for place in workdirs(study.directory) if (place / "replicates.json").exists()]
+    measured = [read(study, place) for place in places]
     own = [m for m in measured if isinstance(m, RetrainNoise) and m.trial is not None]
     best = None if study.best is None else study.best.number
     return max(own, key=lambda m: (m.trial == best, len(m.objectives)), default=None)
@@ -122,6 +120,13 @@ def _trial(study: "Study", side: object) -> int | None:
         return None
     same = [t for t in study.trials if t.number == chosen.trial and t.objective == chosen.objective]
     return same[0].number if same else None
+
+
+def workdirs(study_directory: epath.PathLike) -> list[epath.Path]:
+    """Returns where replicates of a study's trials may be: where its directory says, and beside it."""
+    directory = epath.Path(study_directory)
+    beside = directory.parent / f"{directory.name}{SUFFIX}"
+    return [*(directory / place for place in _noted(directory)), beside]
 
 
 def _noted(directory: epath.Path) -> list[str]:

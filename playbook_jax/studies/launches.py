@@ -25,8 +25,6 @@ FILE_NAME, CONFIG_NAME = "launches.json", "adopted_config.py"
 FORMAT = 1
 ADOPT = "adopt"  # the verdict that lets a configuration in
 _REPLICATES, _ADOPTION = "replicates.json", "adoption.json"  # what scripts/replicate.py leaves
-_NOTED = "replicated.json"  # in a study's directory, where its replicates are
-_SUFFIX = "_replicates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +156,9 @@ def _evidence(study: "Study", number: int, given: str | Path | None) -> dict[str
                 "weighed; give the --workdir of scripts/replicate.py"
             )
         return found
-    noted = trial_lib.read_json(study.path / _NOTED, {})
-    names = noted.get("workdirs", []) if isinstance(noted, Mapping) else []
-    places = [study.path / name for name in names if isinstance(name, str)]
-    places.append(study.path.with_name(study.path.name + _SUFFIX))
+    from playbook_jax.analysis import retrain_noise  # a launcher need not wait for it
+
+    places = [Path(place) for place in retrain_noise.workdirs(study.path)]
     known = [(p, f) for p in places if (f := _read_evidence(study, number, p)) is not None]
     newest = max(known, key=lambda pair: (pair[0] / _ADOPTION).stat().st_mtime, default=None)
     return {} if newest is None else newest[1]
