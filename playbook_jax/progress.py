@@ -69,3 +69,21 @@ class Line:
         if text:
             self._stream.write(text + "\n")
         self._stream.flush()
+
+
+class Steps:
+    """The line of one run's steps, as `train.train` tells of them; it begins where an earlier run ended."""
+
+    def __init__(self) -> None:
+        """Shows nothing yet."""
+        self._line: Line | None = None
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        """Says that `done` of `total` steps are made."""
+        self._line = self._line or Line(total, "steps", done=done)
+        self._line.update(done, text)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._line:
+            self._line.close()

@@ -9,7 +9,6 @@ what is no longer as it was), 2 bad input, 75 interrupted (continue by the same 
 """
 
 import shlex
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from absl import flags
 
 from playbook_jax import command_line, comparison, reproduction, trial
 from playbook_jax.errors import UsageError
+from playbook_jax.studies.executor import Stop
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("trial", None, "The directory of a trial that is COMPLETE or INFEASIBLE.")
@@ -35,10 +35,8 @@ def main(argv: list[str]) -> int:
     original = reproduction.read(FLAGS.trial, FLAGS.workdir)
     reproduction.set_up(original.provenance)
 
-    stopped: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: stopped.append(number))
-    status = _run(original, lambda: bool(stopped))
+    with Stop() as stop:
+        status = _run(original, lambda: stop.requests > 0)
     if status["state"] == trial.INTERRUPTED:
         print(f"Stopped at step {status['step']:,}.")
         print(f"Continue with: {shlex.join(command_line.command())}")
@@ -51,22 +49,15 @@ def _run(original: trial.Trial, should_stop: Callable[[], bool]) -> dict:
     from playbook_jax import compilation_cache, progress
 
     compilation_cache.enable()
-    line = None
-
-    def show(done: int, total: int, text: str) -> None:
-        nonlocal line
-        line = line or progress.Line(total, "steps", done=done)
-        line.update(done, text)
-
+    line = progress.Steps()
     status = reproduction.run(
         original,
         FLAGS.workdir,
-        progress=show,
+        progress=line,
         should_stop=should_stop,
         command=command_line.command(),
     )
-    if line:
-        line.close()
+    line.close()
     return status
 
 

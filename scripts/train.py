@@ -66,26 +66,19 @@ def main(argv: list[str]) -> int:
     config = train.validate(FLAGS.config)
     steps = profiling.parse(FLAGS.profile) if FLAGS.profile else None
     profiler = profiling.Profiler(steps, config, FLAGS.peak_flops)
-    line = None
-
-    def show(done: int, total: int, text: str) -> None:
-        nonlocal line
-        line = line or progress.Line(total, "steps", done=done)
-        line.update(done, text)
-
+    line = progress.Steps()
     view = tensorboard.View(config) if FLAGS.tensorboard else None
     status = train.train(
         config,
         FLAGS.workdir,
-        progress=show,
+        progress=line,
         should_stop=lambda: bool(stopped),
         profiler=profiler,
         view=view,
     )
     if view:
         view.catch_up(FLAGS.workdir)
-    if line:
-        line.close()
+    line.close()
     _report(status, config.checkpoint.metric, profiler.describe())
     if all_hosts and status["state"] == trial.FAILED:
         hosts.leave(trial.EXIT_CODES[trial.FAILED])
