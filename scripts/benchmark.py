@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from absl import flags
-from benchmarking import fresh, measured, paired, say_where, script, show
+from benchmarking import fresh, measured, paired, run_sections, script, show
 
 from playbook_jax import command_line, config as config_lib
-from playbook_jax.errors import UsageError, unknown
+from playbook_jax.errors import UsageError
 
 STUDY = ROOT / "configs" / "studies" / "digits_mlp.py"
 _LIBRARIES = "import jax, flax, optax"
@@ -137,14 +137,9 @@ SECTIONS = {"study": study, "import": imports}
 
 def main(argv: list[str]) -> int:
     del argv
-    for name in FLAGS.only:
-        if name not in SECTIONS:
-            raise unknown("section", name, SECTIONS)
     if min(FLAGS.rounds, FLAGS.study_rounds, FLAGS.workers) < 1 or FLAGS.baseline_trials < 0:
         raise UsageError("--rounds, --study_rounds and --workers must each be at least 1")
-    say_where()
-    for name in FLAGS.only:
-        SECTIONS[name]()
+    run_sections(FLAGS.only, SECTIONS)
     return 0
 
 

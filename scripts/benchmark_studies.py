@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import study_parts
 from absl import flags
-from benchmarking import duration, measured, paired, say_where, script, show
+from benchmarking import duration, measured, paired, run_sections, script, show
 
 from playbook_jax import command_line
 from playbook_jax.errors import UsageError, unknown
@@ -217,12 +217,7 @@ def main(argv: list[str]) -> int:
             raise unknown("part", FLAGS.part, PARTS)
         print(json.dumps(PARTS[FLAGS.part]()))
         return 0
-    for name in FLAGS.only:
-        if name not in SECTIONS:
-            raise unknown("section", name, SECTIONS)
-    say_where()
-    for name in FLAGS.only:
-        SECTIONS[name]()
+    run_sections(FLAGS.only, SECTIONS)
     return 0
 
 

@@ -27,10 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from absl import flags
-from benchmarking import duration, fresh, measured, paired, say_where, show
+from benchmarking import duration, fresh, measured, paired, run_sections, show
 
 from playbook_jax import command_line, config as config_lib
-from playbook_jax.errors import unknown
 
 MLP = "digits_mlp"
 # The steps of two runs; their difference is free of what each run costs once.
@@ -237,17 +236,12 @@ SECTIONS = {"loop": loop, "start": start, "checkpoints": checkpoints, "memory": 
 
 def main(argv: list[str]) -> int:
     del argv
-    for name in FLAGS.only:
-        if name not in SECTIONS:
-            raise unknown("section", name, SECTIONS)
     if FLAGS.bare:
         bare()
         return 0
     if FLAGS.cores:
         keep_to(FLAGS.cores)
-    say_where()
-    for name in FLAGS.only:
-        SECTIONS[name]()
+    run_sections(FLAGS.only, SECTIONS)
     return 0
 
 

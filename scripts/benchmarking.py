@@ -9,9 +9,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from playbook_jax.errors import unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,6 +23,20 @@ def say_where() -> None:
     load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{cores} cores{load}; ratios are medians of paired runs in alternating order")
+
+
+def run_sections(names: Sequence[str], sections: Mapping[str, Callable[[], None]]) -> None:
+    """Runs the sections with these names, having said where.
+
+    Raises:
+      UsageError: there is none of a name; nothing was run.
+    """
+    for name in names:
+        if name not in sections:
+            raise unknown("section", name, sections)
+    say_where()
+    for name in names:
+        sections[name]()
 
 
 def measured(function: Callable[[], Any]) -> float:
