@@ -11,7 +11,7 @@ import ast
 import dataclasses
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,10 +51,18 @@ def marked_tests(directory: Path) -> list[MarkedTest]:
         module = ast.parse(path.read_text(), str(path))
         file = path.relative_to(directory.parent).as_posix()
         top = [node for node in module.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
-        for name, nodes in _tests(module.body, "", top):
-            ids = tuple(playbook_id for node in nodes for playbook_id in _ids(node))
+        named = {
+            target.id: node.value
+            for node in top
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for name, nodes in _tests(module.body, "", []):
+            marks = [*nodes, named["pytestmark"]] if "pytestmark" in named else nodes
+            ids = tuple(playbook_id for node in marks for playbook_id in _ids(node, named))
             if ids:
-                tests.append(MarkedTest(file, name, ids, _skip(nodes)))
+                tests.append(MarkedTest(file, name, ids, _skip([*top, *nodes])))
     return tests
 
 
@@ -69,7 +77,12 @@ def _tests(
             yield prefix + node.name, [*context, node]
 
 
-def _ids(node: ast.AST) -> Iterator[str]:
+def _ids(node: ast.AST, named: Mapping[str, ast.AST]) -> Iterator[str]:
+    """Yields the ids in a node, and in the values of the module's names that a test is decorated with."""
+    for decorator in getattr(node, "decorator_list", [node]):
+        for inner in ast.walk(decorator):
+            if isinstance(inner, ast.Name) and inner.id in named:
+                yield from _ids(named[inner.id], {})
     for call in ast.walk(node):
         if isinstance(call, ast.Call) and _last_name(call.func) == "playbook":
             yield from (arg.value for arg in call.args if isinstance(arg, ast.Constant))

@@ -161,6 +161,21 @@ def test_markers_and_skips_are_found_wherever_they_stand(tmp_path):
     file.write_text(file.read_text() + "def test_whole_file(): pass\n")
     (test,) = generate_docs.marked_tests(file.parent)
     assert (test.ids, test.skipped_by, test.file) == (("e",), "xfail", "tests/test_x.py")
+    file.write_text(
+        "import pytest\n"
+        "MARK = pytest.mark.playbook('f')\n"
+        "CASES = [pytest.param(1, marks=pytest.mark.playbook('g'))]\n"
+        "@MARK\n"
+        "def test_by_name(): pass\n"
+        "@pytest.mark.parametrize('x', CASES)\n"
+        "def test_of_a_case(x): pass\n"
+        "def test_of_neither(): pass\n"
+    )
+    found = generate_docs.marked_tests(file.parent)
+    assert [(t.name, t.ids) for t in found] == [
+        ("test_by_name", ("f",)),
+        ("test_of_a_case", ("g",)),
+    ]
 
 
 def test_an_unknown_row_names_the_nearest():
