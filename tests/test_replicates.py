@@ -9,7 +9,7 @@ from small import ROOT, digits, one_device
 
 from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.procedures import replicates
+from playbook_jax.procedures import configurations, replicates
 from playbook_jax.studies import specification
 
 OBJECTIVE = {"metric": "validation/error_rate", "mode": "min"}
@@ -44,7 +44,7 @@ def plan(study, trial="best", baseline=None, count=3, **values):
 
 
 def test_the_candidate_is_the_best_trial_or_the_one_that_is_named(study):
-    best = replicates.from_study(study)
+    best = configurations.from_study(study)
     assert best.source == f"trial 1 of {study}"
     assert best.config == trial_lib.load(study / "trials" / "001").config
     assert best.objective == OBJECTIVE
@@ -54,39 +54,39 @@ def test_the_candidate_is_the_best_trial_or_the_one_that_is_named(study):
         "objectives": [0.1, 0.2, 0.3],
         "failures": 1,
     }
-    assert replicates.from_study(study, "3").config["hparams"]["learning_rate"] == 0.2
+    assert configurations.from_study(study, "3").config["hparams"]["learning_rate"] == 0.2
     with pytest.raises(UsageError, match=r"--trial=2 of .* is INFEASIBLE; choose one"):
-        replicates.from_study(study, "2")
+        configurations.from_study(study, "2")
     for name in ("4", "-1", "first"):
         with pytest.raises(UsageError, match=r"has the trials 0 to 3, or 'best'"):
-            replicates.from_study(study, name)
+            configurations.from_study(study, name)
 
 
 def test_what_is_no_study_is_refused_and_a_group_names_its_studies(tmp_path):
     with pytest.raises(UsageError, match="holds no study"):
-        replicates.from_study(tmp_path)
+        configurations.from_study(tmp_path)
     with pytest.raises(UsageError, match="has no COMPLETE trial"):
-        replicates.from_study(write_study(tmp_path / "none", [None, None]))
+        configurations.from_study(write_study(tmp_path / "none", [None, None]))
     trial_lib.write_json(
         tmp_path / "group.json", {"studies": [{"directory": "a"}, {"directory": "b"}]}
     )
     with pytest.raises(UsageError, match=r"is a group; give one of its studies: .*/a or .*/b$"):
-        replicates.from_study(tmp_path)
+        configurations.from_study(tmp_path)
 
 
 def test_the_baseline_is_a_config_a_trial_a_study_or_earlier_replicates(tmp_path, study):
-    config = replicates.from_anywhere(str(ROOT / "configs" / "digits_mlp.py"))
+    config = configurations.from_anywhere(str(ROOT / "configs" / "digits_mlp.py"))
     assert config.config["hparams"]["learning_rate"] == 0.1
     assert config.config["notes"] == ""  # complete
     assert config.chosen is None
     trial = study / "trials" / "003"
     for path in (trial, trial / "config.json"):
-        assert replicates.from_anywhere(str(path)).config == trial_lib.load(trial).config
-    assert replicates.from_anywhere(str(study)) == replicates.from_study(study)
+        assert configurations.from_anywhere(str(path)).config == trial_lib.load(trial).config
+    assert configurations.from_anywhere(str(study)) == configurations.from_study(study)
 
     replicates.prepare(plan(study), tmp_path / "out")
-    earlier = replicates.from_anywhere(str(tmp_path / "out"))
-    assert earlier.config == replicates.from_study(study).config
+    earlier = configurations.from_anywhere(str(tmp_path / "out"))
+    assert earlier.config == configurations.from_study(study).config
     assert earlier.replicates == tmp_path / "out" / "candidate"
     # Those of a baseline are not run again, so no study config is written.
     replicates.prepare(plan(study, "0", tmp_path / "out"), tmp_path / "next")
@@ -95,9 +95,9 @@ def test_the_baseline_is_a_config_a_trial_a_study_or_earlier_replicates(tmp_path
     assert stored["baseline"]["replicates"] == str(tmp_path / "out" / "candidate")
 
     with pytest.raises(UsageError, match="holds neither a study, nor a trial, nor replicates"):
-        replicates.from_anywhere(str(tmp_path))
+        configurations.from_anywhere(str(tmp_path))
     with pytest.raises(UsageError, match="no config file"):
-        replicates.from_anywhere(str(tmp_path / "x.py"))
+        configurations.from_anywhere(str(tmp_path / "x.py"))
     loss = {"metric": "validation/loss", "mode": "min"}
     other = write_study(tmp_path / "other", [1.0], loss)
     with pytest.raises(UsageError, match=r"has the objective validation/loss .*cannot be compared"):
@@ -223,7 +223,7 @@ def test_validation_examples_are_counted_where_the_metric_may_be_a_count():
 def test_counting_validation_examples_takes_no_device():
     # A launcher that held the accelerator would leave none to its workers.
     code = (
-        "from playbook_jax.procedures import replicates; from tests import small;"
+        "from playbook_jax.procedures import configurations, replicates; from tests import small;"
         "from playbook_jax import config; import jax;"
         "values = config.to_dict(config.complete(small.digits()));"
         "print(replicates.validation_examples(values, 'validation/error_rate'));"

@@ -9,7 +9,7 @@ from test_studies_specification import write
 from playbook_jax import config as config_lib, stored_format, trial as trial_lib
 from playbook_jax.analysis import groups, study as study_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.procedures import replicates
+from playbook_jax.procedures import configurations, replicates
 from playbook_jax.studies import launcher, ledger, specification as specification_lib
 
 TRUTH = synthetic_study.Truth(synthetic_study.bowl({"hparams.learning_rate": 0.5}))
@@ -44,7 +44,7 @@ def test_a_newer_study_is_neither_continued_nor_read_nor_listed(tmp_path):
     study.release()
     refused(path, study_lib.load, tmp_path / "s")
     refused(path, ledger.read, tmp_path / "s")
-    refused(path, replicates.from_study, tmp_path / "s")
+    refused(path, configurations.from_study, tmp_path / "s")
     # Those beside it can still be listed.
     assert [study.path.name for study in ledger.find(tmp_path)] == ["other"]
     ledger.write(tmp_path)
@@ -68,13 +68,13 @@ def test_a_newer_group_is_neither_continued_nor_read(tmp_path):
 def test_newer_replicates_are_neither_continued_nor_a_baseline(tmp_path):
     base = config_lib.to_dict(config_lib.complete(config_lib.load("configs/digits_mlp.py")))
     objective = {"metric": "validation/loss", "mode": "min"}
-    side = replicates.Configuration("a trial", base, objective, None)
+    side = configurations.Configuration("a trial", base, objective, None)
     asked = replicates.Plan({"candidate": side}, objective, "seed", 2)
     replicates.prepare(asked, tmp_path / "r")
     path = tmp_path / "r" / "replicates.json"
     before = make_newer(path)
     refused(path, replicates.prepare, asked, tmp_path / "r")
-    refused(path, replicates.from_anywhere, tmp_path / "r")
+    refused(path, configurations.from_anywhere, tmp_path / "r")
     assert path.read_bytes() == before
 
 

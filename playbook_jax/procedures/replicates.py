@@ -26,11 +26,9 @@ from playbook_jax import config as config_lib, stored_format, trial as trial_lib
 from playbook_jax.analysis import numerals, retrain_noise
 from playbook_jax.analysis.adoption import BASELINE, CANDIDATE, NOTHING, SEED, SIDES
 from playbook_jax.errors import UsageError, unknown
-from playbook_jax.studies import ledger
+from playbook_jax.procedures import configurations
+from playbook_jax.procedures.configurations import FILE_NAME, FORMAT, Configuration
 
-FORMAT = stored_format.REPLICATES
-FILE_NAME = "replicates.json"
-BEST = "best"
 _SEEDS = 2**32
 _ANY_SEED = {"scale": "linear", "low": 0, "high": _SEEDS - 1, "type": "int"}
 # What may differ between replicates: the config's key, by the name on the command line.
@@ -41,25 +39,6 @@ VARIED = {
     "dropout": "seeds.dropout",
     NOTHING: "notes",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Configuration:
-    """What is run again.
-
-    Attributes:
-      source: where it comes from, in words.
-      config: the complete training config, nested.
-      objective: the `metric` and `mode` of the study that it comes from, or None.
-      chosen: that study's results, as `replicates.json` has them, or None.
-      replicates: the directory of replicates that exist already, or None.
-    """
-
-    source: str
-    config: dict[str, Any]
-    objective: Mapping[str, str] | None = None
-    chosen: dict[str, Any] | None = None
-    replicates: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +78,7 @@ def plan(
 
     Args:
       study: the directory of the study that the candidate was found in.
-      trial: its number there, or BEST.
+      trial: its number there, or `configurations.BEST`.
       baseline: a training config, a study (of which it is the best trial), a trial, the workdir of
         earlier replicates, or None.
       count: how many replicates each side is to have.
@@ -112,12 +91,12 @@ def plan(
     """
     if vary not in VARIED:
         raise unknown("--vary", vary, VARIED)
-    sides = {CANDIDATE: from_study(study, trial)}
+    sides = {CANDIDATE: configurations.from_study(study, trial)}
     objective = sides[CANDIDATE].objective
     if baseline is not None and vary == NOTHING:
         raise UsageError("--vary=nothing measures arithmetic, which needs no --baseline")
     if baseline is not None:
-        sides[BASELINE] = from_anywhere(baseline, vary)
+        sides[BASELINE] = configurations.from_anywhere(baseline, vary)
         theirs = sides[BASELINE].objective
         if theirs is not None and dict(theirs) != dict(objective):
             raise UsageError(
@@ -125,87 +104,6 @@ def plan(
                 f"--study has {objective['metric']} ({objective['mode']}): they cannot be compared"
             )
     return Plan(sides, objective, vary, count, worth, examples, Path(study))
-
-
-def from_study(path: str | Path, trial: str = BEST) -> Configuration:
-    """Returns a trial of a study: the one with this number, or the best.
-
-    Raises:
-      UsageError: there is no study, or no such trial that is COMPLETE.
-    """
-    members = trial_lib.read_json(Path(path) / "group.json")
-    if isinstance(members, dict) and "studies" in members:
-        names = [str(Path(path) / study["directory"]) for study in members["studies"]]
-        raise UsageError(
-            f"{path} is a group; give one of its studies: {numerals.join(names, 'or')}"
-        )
-    study = ledger.read(path)
-    if not study.ranked:
-        raise UsageError(f"{path} has no COMPLETE trial, so there is none to run again")
-    numbers = [row["trial"] for row in study.trials]
-    if trial == BEST:
-        index = study.ranked[0]
-    elif trial.isdecimal() and int(trial) in numbers:
-        index = numbers.index(int(trial))
-    else:
-        raise UsageError(
-            f"--trial={trial}: {path} has the trials {numbers[0]} to {numbers[-1]}, or 'best'"
-        )
-    status = study.statuses[index]
-    if status["state"] != trial_lib.COMPLETE:
-        raise UsageError(
-            f"--trial={trial} of {path} is {status['state']}; choose one that is COMPLETE"
-        )
-    found = trial_lib.load(study.trial_directory(index))
-    # The baseline is trial 0 and was not drawn: it is no part of what another study would have drawn.
-    drawn = [i for i, n in enumerate(numbers) if n != 0 or not study.specification.get("baseline")]
-    complete = [study.statuses[i]["objective"] for i in study.ranked if i in drawn]
-    complete = complete or [status["objective"]]  # the baseline alone
-    ended = [study.statuses[i] for i in drawn if study.statuses[i]["state"] in trial_lib.FINISHED]
-    return Configuration(
-        source=f"trial {numbers[index]} of {path}",
-        config=config_lib.with_optional(found.config),
-        objective=study.specification["objective"],
-        chosen={
-            "trial": numbers[index],
-            "objective": status["objective"],
-            "objectives": complete,
-            "failures": len(ended) - len(complete),
-        },
-    )
-
-
-def from_anywhere(path: str, vary: str = SEED) -> Configuration:
-    """Returns what `--baseline` names; see `plan`.
-
-    Raises:
-      UsageError: it is none of these, or replicates that differ in something else.
-    """
-    place = Path(path)
-    if (place / FILE_NAME).exists():
-        stored = trial_lib.read_json(place / FILE_NAME)
-        problem = f"--baseline: {place / FILE_NAME} cannot be read"
-        stored_format.check(place / FILE_NAME, stored, FORMAT, problem)
-        if stored["vary"] != vary:
-            raise UsageError(
-                f"--baseline: {path} has replicates with --vary={stored['vary']}, not {vary}"
-            )
-        side = stored[CANDIDATE]
-        return Configuration(
-            side["source"],
-            config_lib.with_optional(side["config"]),
-            stored["objective"],
-            side["chosen"],
-            Path(side.get("replicates") or place.resolve() / CANDIDATE),
-        )
-    if (place / "study.json").exists() or (place / "group.json").exists():
-        return from_study(path)
-    if (place / "config.json").exists():
-        place = place / "config.json"
-    if place.is_dir():
-        raise UsageError(f"--baseline: {path} holds neither a study, nor a trial, nor replicates")
-    config = config_lib.complete(config_lib.load(place))
-    return Configuration(path, config_lib.to_dict(config))
 
 
 def prepare(asked: Plan, workdir: str | Path) -> None:
