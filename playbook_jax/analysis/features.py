@@ -7,8 +7,8 @@ from playbook_jax import config as config_lib
 from playbook_jax.studies import conditions
 
 OFF = 0
-# What the names of strengths contain. Of a threshold the largest value does least.
-_GROWING = (
+# What the names of regularization strengths contain.
+REGULARIZERS = (
     "weight_decay",
     "dropout",
     "label_smoothing",
@@ -16,6 +16,10 @@ _GROWING = (
     "mixup",
     "cutout",
     "regulariz",
+)
+# What the names of strengths contain. Of a threshold the largest value does least.
+_GROWING = (
+    *REGULARIZERS,
     "max_shift",
     "warmup_steps",
     "polyak_decay",

@@ -81,8 +81,10 @@ class Question:
         evidence: Sequence[str] = (),
         action: str = "",
         trials: tuple[int, ...] = (),
+        proposals: Sequence[Proposal] = (),
+        figures: tuple[str, ...] | None = None,
     ) -> Finding:
-        """Returns an answer to the question."""
+        """Returns an answer to the question; `figures` are those of the question unless told."""
         return Finding(
             question=self.question,
             verdict=verdict,
@@ -93,8 +95,9 @@ class Question:
             section=self.section,
             open_question=self.open_question if action else "",
             trials=trials,
-            figures=self.figures,
+            figures=self.figures if figures is None else figures,
             playbook=self.playbook,
+            proposals=tuple(proposals),
         )
 
 

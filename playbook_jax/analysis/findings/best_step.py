@@ -1,6 +1,7 @@
 """Where in the run does retrospective checkpoint selection find the best step?"""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from playbook_jax.analysis.findings import (
     FINE,
     LOOK,
     Finding,
+    Question,
     boundary,
     training_fit,
 )
@@ -244,27 +246,23 @@ def _finding(
     study: Study,
     verdict: str,
     answer: str,
-    evidence: list[str] | None = None,
+    evidence: Sequence[str] = (),
     action: str = "",
     proposals: tuple[Proposal, ...] = (),
 ) -> Finding:
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=tuple(evidence or ()),
-        action=action,
-        advice=(
-            "max_train_steps is never tuned in a study: it is set once, and the best steps of its "
-            "trials tell whether to change it. All in the first tenth: far too many. Consistently in "
-            "the last quarter: longer training with the decay tuned again might help. In doubt, train "
-            "longer."
-            if action
-            else ""
-        ),
-        section=SECTION,
-        trials=tuple(trial.number for trial in study.contenders),
-        figures=FIGURES,
-        playbook=PLAYBOOK,
-        proposals=proposals,
-    )
+    trials = tuple(trial.number for trial in study.contenders)
+    return _QUESTION.finding(verdict, answer, evidence, action, trials, proposals)
+
+
+_QUESTION = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "max_train_steps is never tuned in a study: it is set once, and the best steps of its "
+        "trials tell whether to change it. All in the first tenth: far too many. Consistently in "
+        "the last quarter: longer training with the decay tuned again might help. In doubt, train "
+        "longer."
+    ),
+    figures=FIGURES,
+    playbook=PLAYBOOK,
+)

@@ -1,7 +1,5 @@
 """How many of the updates does gradient clipping touch?"""
 
-import dataclasses
-
 from playbook_jax.analysis import numerals, remedies
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study, Trial
@@ -61,10 +59,9 @@ def check(study: Study) -> list[Finding]:
     if at is not None:
         action += f", {numerals.number(at, 2)}"
     verdict = ACT if best else LOOK
-    found = _finding(verdict, text, evidence, f"{action}.", tuple(t.number for t in above))
-    return [
-        dataclasses.replace(found, proposals=remedies.clip_less(study, above[0]) if best else ())
-    ]
+    proposals = remedies.clip_less(study, above[0]) if best else ()
+    numbers = tuple(t.number for t in above)
+    return [_finding(verdict, text, evidence, f"{action}.", numbers, proposals)]
 
 
 def threshold(study: Study, trial: Trial) -> float:

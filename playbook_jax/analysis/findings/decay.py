@@ -8,6 +8,7 @@ evaluations scatter a third as much as the trials differ, and was missed in 7 % 
 import dataclasses
 import math
 
+from playbook_jax import config as config_lib
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import (
     ACT,
@@ -32,7 +33,6 @@ LEAST = Threshold(
     "a learning rate that ends above this part of its peak hardly decays: the usual schedules end at a "
     "tenth or at zero",
 )
-TIMESCALE = 10_000  # of rsqrt, where nothing else is set
 
 QUESTION = "Does the learning rate decay?"
 SECTION = "What is the best learning rate decay schedule family?"
@@ -81,7 +81,9 @@ def remaining(study: Study, trial: Trial) -> float | None:
     """Returns the last learning rate of a trial as a part of its peak, or None for an unknown schedule."""
     schedule = study.value(trial, late_variance.SCHEDULE)
     steps = study.base("max_train_steps", trial.step)
-    timescale = study.value(trial, "hparams.rsqrt_timescale", TIMESCALE)
+    timescale = study.value(
+        trial, "hparams.rsqrt_timescale", config_lib.HPARAM_DEFAULTS["rsqrt_timescale"]
+    )
     if schedule in best_step.DECAYING:
         return float(study.value(trial, late_variance.END_FACTOR, 0.0))
     if schedule == "rsqrt" and timescale > 0:
@@ -114,8 +116,7 @@ def _constant(study: Study, evidence: list[str], trials: tuple[int, ...]) -> Fin
         else proposal.value
     )
     action = f"Try a learning rate that decays to zero ({what}), and tune the learning rate anew with it."
-    found = _finding(ACT if scatters else LOOK, text, evidence, action, trials)
-    return dataclasses.replace(found, proposals=(proposal,))
+    return _finding(ACT if scatters else LOOK, text, evidence, action, trials, (proposal,))
 
 
 _finding = Question(

@@ -104,8 +104,7 @@ def check(study: Study) -> list[Finding]:
         text = f"{text[:-1]}, unseen by the evaluations."
     verdict = ACT if max(b.part for b in rising) >= ACT_PART.of(study) else LOOK
     trials = tuple(b.trial for b in rising)
-    found = _finding(verdict, text, evidence, _mend(study), trials)
-    return [dataclasses.replace(found, proposals=remedies.early(study))]
+    return [_finding(verdict, text, evidence, _mend(study), trials, remedies.early(study))]
 
 
 def measure(study: Study, trial: Trial) -> Bump | None:

@@ -5,7 +5,6 @@ able to go in 1 % at most. One that does nothing was recognised in 82 % with 100
 46 %: else the study cannot tell. scripts/benchmark_findings.py measures it.
 """
 
-import dataclasses
 import math
 import statistics
 from typing import Any
@@ -76,11 +75,8 @@ def check(study: Study) -> list[Finding]:
         else ""
     )
     answer = f"{names} can go: without {'it' if len(can_go) == 1 else 'them'} the study is as good."
-    result = _finding(LOOK if on else FINE, answer, evidence, action)
-    proposals = tuple(
-        Proposal(SET, h.name, _zero(h), sure=False) for h in on if h.role == "nuisance"
-    )
-    return [dataclasses.replace(result, proposals=proposals)]
+    proposals = [Proposal(SET, h.name, _zero(h), sure=False) for h in on if h.role == "nuisance"]
+    return [_finding(LOOK if on else FINE, answer, evidence, action, proposals=proposals)]
 
 
 def _weakest(study: Study, h: Hyperparameter) -> str:

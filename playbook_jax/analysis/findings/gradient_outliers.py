@@ -105,13 +105,12 @@ def check(study: Study) -> list[Finding]:
             f"Training is shaken by outlier gradients: {numerals.trials(worst)}"
             f" ({'in the first ' if len(worst) > 1 else ''}at {steps})."
         )
-        found = _finding(ACT, text, evidence, _mend(study, trials[0]), tuple(worst))
-        return [dataclasses.replace(found, proposals=_proposals(study, trials[0]))]
+        proposals = _proposals(study, trials[0])
+        return [_finding(ACT, text, evidence, _mend(study, trials[0]), tuple(worst), proposals)]
     text = f"Some gradients are far above the usual ({numerals.trials(list(spikes))}), harmless so far."
     # Harmless so far, so that it is for the reader to decide.
-    found = _finding(LOOK, text, evidence, _mend(study, trials[0]), tuple(spikes))
     unsure = [dataclasses.replace(p, sure=False) for p in _proposals(study, trials[0])]
-    return [dataclasses.replace(found, proposals=tuple(unsure))]
+    return [_finding(LOOK, text, evidence, _mend(study, trials[0]), tuple(spikes), unsure)]
 
 
 def find(study: Study, trial: Trial) -> list[Spike]:

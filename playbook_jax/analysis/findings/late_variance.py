@@ -1,6 +1,5 @@
 """Do evaluations late in training scatter so much that they blur the differences between trials?"""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -98,8 +97,8 @@ def check(study: Study) -> list[Finding]:
         ACT: "Late evaluations scatter as much as the better trials differ: their order is luck.",
     }
     verdict = ACT if part >= ACT_PART.of(study) else LOOK
-    found = _finding(verdict, answers[verdict], evidence, _remedies(study), trials)
-    return [dataclasses.replace(found, proposals=decay(study, sure=verdict == ACT))]
+    proposals = decay(study, sure=verdict == ACT)
+    return [_finding(verdict, answers[verdict], evidence, _remedies(study), trials, proposals)]
 
 
 def _competing(study: Study) -> list[Trial]:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import curve_shapes, curves, numerals
+from playbook_jax.analysis import curve_shapes, curves, features, numerals
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, boundary
 from playbook_jax.analysis.hyperparameters import HIGH
 from playbook_jax.analysis.proposals import ADD, EXTEND, Proposal
@@ -59,16 +59,7 @@ KINDS = {
     "hparams.weight_decay": {"scale": "log", "low": 1e-5, "high": 1e-1},
 }
 # Hyperparameters that regularize, by what their names contain.
-REGULARIZERS = (
-    "weight_decay",
-    "dropout",
-    "label_smoothing",
-    "augment",
-    "mixup",
-    "cutout",
-    "regulariz",
-    "l2",
-)
+REGULARIZERS = (*features.REGULARIZERS, "l2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,14 +184,14 @@ def _among_the_best(
     )
     if tuned:
         action = f"Search stronger regularization ({numerals.join(tuned)}, or another kind as well)"
-    found = _finding(
+    return _finding(
         ACT,
         numerals.sentence(f"The validation error rises again in {which}: {names}"),
-        tuple(evidence),
+        evidence,
         f"{action} before anything is compared.{_fewer_steps(study, overfit)}",
         tuple(r.trial for r in overfit),
+        _regularize(study),
     )
-    return dataclasses.replace(found, proposals=_regularize(study))
 
 
 def _fewer_steps(study: Study, overfit: list[Rise]) -> str:
