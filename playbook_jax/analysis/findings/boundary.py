@@ -12,15 +12,7 @@ import numpy as np
 
 from playbook_jax.analysis import crowding, directions, numerals
 from playbook_jax.analysis.crowding import Crowd, Field
-from playbook_jax.analysis.findings import (
-    ACT,
-    CANNOT_TELL,
-    FINE,
-    LOOK,
-    Finding,
-    Question,
-    retrain_noise,
-)
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, retrain_noise
 from playbook_jax.analysis.hyperparameters import HIGH, LOW, SIDES, Hyperparameter
 from playbook_jax.analysis.proposals import EXTEND, Proposal
 from playbook_jax.analysis.study import Study, Trial
@@ -185,14 +177,21 @@ def _suspicious(
 ) -> Finding:
     bound = numerals.value(axis.bound(side))
     verb = {ACT: "crowd", LOOK: "may crowd"}[verdict]
-    return _finding(
-        LOOK if _at_its_limit(axis, side) else verdict,
-        f"{axis.label}: the best trials {verb} the {side} bound, {bound}.",
-        _evidence(field, axis, side, crowd, axes),
-        _widen(axis, side) if verdict == ACT else _look(axis, side),
-        tuple(trial.number for trial in _along(field, axis)[0][: crowd.few]),
-        _proposals(axis, side, verdict),
-        (f"axis-{axis.name}",),
+    return Finding(
+        question=QUESTION,
+        verdict=LOOK if _at_its_limit(axis, side) else verdict,
+        answer=f"{axis.label}: the best trials {verb} the {side} bound, {bound}.",
+        evidence=tuple(_evidence(field, axis, side, crowd, axes)),
+        action=_widen(axis, side) if verdict == ACT else _look(axis, side),
+        advice=(
+            "Where the best points gather at an edge, still better ones may lie beyond it: widen the "
+            "space on that side until the best are no longer near a bound."
+        ),
+        section=SECTION,
+        trials=tuple(trial.number for trial in _along(field, axis)[0][: crowd.few]),
+        figures=(f"axis-{axis.name}",),
+        playbook=PLAYBOOK,
+        proposals=_proposals(axis, side, verdict),
     )
 
 
@@ -292,7 +291,15 @@ def _fine(field: Field, axes: list[Hyperparameter], seen: list[Hyperparameter]) 
             f"next best do not. A trial placed at random is so near to some bound with probability "
             f"{numerals.percent(chance)}."
         )
-    return _finding(FINE, "The best trials crowd no bound.", evidence, trials=tuple(trials))
+    return Finding(
+        question=QUESTION,
+        verdict=FINE,
+        answer="The best trials crowd no bound.",
+        evidence=tuple(evidence),
+        section=SECTION,
+        trials=tuple(trials),
+        playbook=PLAYBOOK,
+    )
 
 
 def _near_the_best(field: Field, axes: list[Hyperparameter]) -> list[str]:
@@ -318,19 +325,17 @@ def _too_few(study: Study, axes: int) -> Finding:
         if study.unfinished
         else "Run more trials: the same study with a larger num_trials goes on."
     )
-    return _finding(
-        CANNOT_TELL,
-        f"{trials}, {bounds}: with so few, the best lie near some bound whatever the truth.",
-        action=more,
+    return _cannot_tell(
+        f"{trials}, {bounds}: with so few, the best lie near some bound whatever the truth.", more
     )
 
 
-_finding = Question(
-    QUESTION,
-    SECTION,
-    advice=(
-        "Where the best points gather at an edge, still better ones may lie beyond it: widen the "
-        "space on that side until the best are no longer near a bound."
-    ),
-    playbook=PLAYBOOK,
-).finding
+def _cannot_tell(answer: str, action: str = "") -> Finding:
+    return Finding(
+        question=QUESTION,
+        verdict=CANNOT_TELL,
+        answer=answer,
+        action=action,
+        section=SECTION,
+        playbook=PLAYBOOK,
+    )

@@ -1,12 +1,14 @@
 """Do the best trials still improve at the end of training, or have they long stopped?"""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from playbook_jax.analysis import curve_shapes, curves, numerals
 from playbook_jax.analysis.curves import Curve
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, best_step
+from playbook_jax.analysis.proposals import Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
 
@@ -148,7 +150,8 @@ def _still_improving(study: Study, evidence: list[str], trials: tuple[int, ...])
         )
         return _finding(CANNOT_TELL, text, evidence, trials=trials)
     already = any(f.action for f in best_step.check(study))
-    found = _finding(
+    longer = best_step.round_up(2 * max(t.step for t in leaders))
+    return _finding(
         LOOK,
         "The best trials are still improving at the end: training is compute-bound.",
         evidence,
@@ -156,9 +159,8 @@ def _still_improving(study: Study, evidence: list[str], trials: tuple[int, ...])
         if already
         else "Train longer if you can afford it (max_train_steps), or let the learning rate decay.",
         trials,
+        () if already else best_step.propose(study, longer),
     )
-    longer = best_step.round_up(2 * max(t.step for t in leaders))
-    return dataclasses.replace(found, proposals=() if already else best_step.propose(study, longer))
 
 
 def _saturated(
@@ -172,30 +174,31 @@ def _saturated(
     last = max(t.step for t in study.trials if t.number in trials)
     fewer = best_step.round_up(round(1.5 * at * last))
     steps = numerals.count(fewer)
-    found = _finding(
+    # In doubt, train longer: so it is for the reader to decide.
+    proposals = () if already else best_step.propose(study, fewer, sure=False)
+    return _finding(
         LOOK,
         "Training and validation had settled long before the end.",
         evidence,
         "" if already else f"Fewer steps do: set max_train_steps to {steps} or so.",
         trials,
+        proposals,
     )
-    # In doubt, train longer: so it is for the reader to decide.
-    proposals = () if already else best_step.propose(study, fewer, sure=False)
-    return dataclasses.replace(found, proposals=proposals)
 
 
 def _finding(
     verdict: str,
     answer: str,
-    evidence: list[str] | None = None,
+    evidence: Sequence[str] = (),
     action: str = "",
     trials: tuple[int, ...] = (),
+    proposals: tuple[Proposal, ...] = (),
 ) -> Finding:
     return Finding(
         question=QUESTION,
         verdict=verdict,
         answer=answer,
-        evidence=tuple(evidence or ()),
+        evidence=tuple(evidence),
         action=action,
         advice=(
             "Trials that improve to the end are limited by compute: more steps, or another schedule, may "
@@ -207,4 +210,5 @@ def _finding(
         trials=trials,
         figures=FIGURES,
         playbook=PLAYBOOK,
+        proposals=proposals,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import infeasible_region, numerals, remedies
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.hyperparameters import HIGH, LOW, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.proposals import LEAVE_OUT, NARROW, Proposal
@@ -237,24 +237,8 @@ def _finding(
             f"Not counted: {names} FAILED for another reason ({failed[0].reason or 'none given'})."
         )
     figures = [f"axis-{name}" for name in region.direction.names] if region else []
-    advice = (
-        "A trial is infeasible if it diverges, ends with a very bad loss or cannot run. Where a very "
-        "large part of the trials is, change the search space so that fewer points are wasted, if need "
-        "be by other parameters; many of them can also mean a bug in the training code."
-    )
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=tuple(evidence),
-        action=action,
-        advice=advice if action else "",
-        section=SECTION,
-        trials=tuple(t.number for t in failures),
-        figures=tuple(figures),
-        playbook=PLAYBOOK,
-        proposals=proposals,
-    )
+    trials = tuple(t.number for t in failures)
+    return _QUESTION.finding(verdict, answer, evidence, action, trials, proposals, tuple(figures))
 
 
 def _reasons(failures: list[Trial]) -> list[str]:
@@ -267,3 +251,15 @@ def _reasons(failures: list[Trial]) -> list[str]:
     return [
         numerals.sentence(f"{numerals.trials(trials)}: {reason}") for reason, trials in ranked[:4]
     ]
+
+
+_QUESTION = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "A trial is infeasible if it diverges, ends with a very bad loss or cannot run. Where a very "
+        "large part of the trials is, change the search space so that fewer points are wasted, if need "
+        "be by other parameters; many of them can also mean a bug in the training code."
+    ),
+    playbook=PLAYBOOK,
+)

@@ -10,7 +10,7 @@ import math
 
 from playbook_jax.analysis import crowding, infeasible_region, numerals, remedies
 from playbook_jax.analysis.crowding import Crowd
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.study import Study
@@ -171,13 +171,11 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
         FINE: f"The best trials keep away from where training {fails} ({region.text}).",
     }
     trials = (best.number, *(t.number for t in region.failures))
-    if verdict not in (ACT, LOOK):
-        return _finding(verdict, answers[verdict], tuple(evidence), _figures(region), trials)
-    return dataclasses.replace(
-        _finding(
-            verdict, answers[verdict], tuple(evidence), _figures(region), trials, _mend(study)
-        ),
-        proposals=remedies.propose(study, region, _on(study)),
+    action, proposals = "", ()
+    if verdict in (ACT, LOOK):
+        action, proposals = _mend(study), remedies.propose(study, region, _on(study))
+    return _finding(
+        verdict, answers[verdict], evidence, action, trials, proposals, _figures(region)
     )
 
 
@@ -242,38 +240,19 @@ def _figures(region: Region) -> tuple[str, ...]:
     return tuple(f"axis-{name}" for name in region.direction.names)
 
 
-def _finding(
-    verdict: str,
-    answer: str,
-    evidence: tuple[str, ...] = (),
-    figures: tuple[str, ...] = (),
-    trials: tuple[int, ...] = (),
-    action: str = "",
-) -> Finding:
-    asks = bool(action)
-    return Finding(
-        question=QUESTION,
-        verdict=verdict,
-        answer=answer,
-        evidence=evidence,
-        action=action,
-        advice=(
-            "Any model diverges at some learning rate. It matters when the best learning rate is right "
-            "below that: then mending the instability is likely to train better. Warmup helps against "
-            "early instability, clipping against early and late; a lower learning rate is the last "
-            "resort. To check, look at the training loss at 5 or 10 times the best learning rate: a "
-            "sudden rise after a steady fall is the sign."
-            if asks
-            else ""
-        ),
-        section=SECTION,
-        open_question=(
-            "Clipping during warmup, adaptive thresholds, and whether Adam handles what momentum "
-            "cannot, the playbook leaves open."
-            if asks
-            else ""
-        ),
-        trials=trials,
-        figures=figures,
-        playbook=PLAYBOOK,
-    )
+_finding = Question(
+    QUESTION,
+    SECTION,
+    advice=(
+        "Any model diverges at some learning rate. It matters when the best learning rate is right "
+        "below that: then mending the instability is likely to train better. Warmup helps against "
+        "early instability, clipping against early and late; a lower learning rate is the last "
+        "resort. To check, look at the training loss at 5 or 10 times the best learning rate: a "
+        "sudden rise after a steady fall is the sign."
+    ),
+    open_question=(
+        "Clipping during warmup, adaptive thresholds, and whether Adam handles what momentum "
+        "cannot, the playbook leaves open."
+    ),
+    playbook=PLAYBOOK,
+).finding
