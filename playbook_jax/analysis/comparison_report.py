@@ -148,7 +148,7 @@ def _row(compared: Comparison, index: int, member: Member, directory: epath.Path
     row = name + "".join(tag("td", escape(cell), class_="n") for cell in cells)
     row += tag("td", escape(_started(study)), class_="keep")
     row += tag("td", link("report", study.directory / report.NAME, directory))
-    number = None if study.best is None else (index + 1) * groups.SPAN + study.best.number
+    number = None if study.best is None else groups.offset(index) + study.best.number
     return tag("tr", row, data_t=number)
 
 

@@ -72,7 +72,7 @@ def _joined_best(group: Group, study: Study) -> Trial | None:
     if study.best is None:
         return None
     index = next(i for i, m in group.read if m.study is study)
-    number = (index + 1) * groups.SPAN + study.best.number
+    number = groups.offset(index) + study.best.number
     return dataclasses.replace(study.best, number=number)
 
 

@@ -90,7 +90,7 @@ def _row(reading: Reading, index: int, member: Member, part: Slice | None) -> st
         f"{verdicts.count('act')}, {verdicts.count('look')}",
     ]
     own = link("report", study.directory / report.NAME, group.directory)
-    number = None if best is None else (index + 1) * groups.SPAN + best.number
+    number = None if best is None else groups.offset(index) + best.number
     row = name + "".join(tag("td", escape(cell), class_="n") for cell in cells) + tag("td", own)
     return tag("tr", row, data_t=number)
 
@@ -151,7 +151,7 @@ def _own(reading: Reading, index: int, member: Member) -> str:
         return tag("article", tag("h3", label) + text, class_="own")
     own = link("its report", study.directory / report.NAME, group.directory)
     problems = reading.problems(member.name)
-    offset = (index + 1) * groups.SPAN
+    offset = groups.offset(index)
     lines = [
         sections.verdict(f.verdict)
         + tag("div", f"{prose(f.answer, offset)} {tag('span', prose(f.action, offset))}")
@@ -193,7 +193,7 @@ def trials(group: Group) -> str:
     """Returns the table of all trials, with the numbers that they have in their own studies."""
     text = "Of all studies, the best first. Trials have the numbers of their own studies."
     bests = {
-        (i + 1) * groups.SPAN + m.study.best.number: f"m{i % group_figures.STYLES}"
+        groups.offset(i) + m.study.best.number: f"m{i % group_figures.STYLES}"
         for i, m in group.read
         if m.study.best is not None
     }

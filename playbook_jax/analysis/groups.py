@@ -107,7 +107,7 @@ class Group:
         return study, one
 
     def _as_study(self, apart: bool) -> Study:
-        found, trials = _united(self, {i: (i + 1) * SPAN for i, _ in self.read}, apart)
+        found, trials = _united(self, {i: offset(i) for i, _ in self.read}, apart)
         described = {k: v for k, v in self.stored.items() if k != "studies"} | {"shape": "group"}
         if not self.read:
             return Study(self.directory, described, self.scientific, ())
@@ -213,7 +213,7 @@ def whole(study: Study) -> Study | None:
     studies = [member.study for member in group.members]
     if any(one is None for one in studies) or all(one is not study for one in studies):
         return None
-    offsets = {i: 0 if m.study is study else (i + 1) * SPAN for i, m in group.read}
+    offsets = {i: 0 if m.study is study else offset(i) for i, m in group.read}
     found, trials = _united(group, offsets, apart=True)
     return dataclasses.replace(
         study,
@@ -270,6 +270,11 @@ def shared(group: Group) -> list[str]:
         for name, found in spaces.items()
         if len(found) == len(studies) and all(space == found[0] for space in found)
     ]
+
+
+def offset(index: int) -> int:
+    """Returns what is added, where studies are joined, to the trial numbers of the one at a place."""
+    return (index + 1) * SPAN
 
 
 def number(trial: Trial) -> int:
