@@ -13,7 +13,6 @@ from typing import Any
 
 from etils import epath
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import (
     groups,
     hyperparameters,
@@ -24,7 +23,7 @@ from playbook_jax.analysis.fairness import Doubt
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question, isolation
 from playbook_jax.analysis.groups import Group, Member
 from playbook_jax.analysis.hyperparameters import Hyperparameter
-from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.study import Study
 from playbook_jax.analysis.study_changes import BUDGET, ELSE, LENGTH, Change, changes
 from playbook_jax.errors import UsageError
 from playbook_jax.studies.search_space import Range, Space, Values
@@ -91,7 +90,7 @@ def load(directories: Sequence[epath.PathLike]) -> Comparison:
             place = before + _counterpart(named, old)
             pairs.append(Pair(place, begin + index, _equal([found[place], named])))
         before = begin
-    number = min(len(_ended(named.study)) for named in found)
+    number = min(len(named.study.ended) for named in found)
     return Comparison(_group(found), number, _equal(found), tuple(pairs))
 
 
@@ -126,7 +125,7 @@ def _refuse_other_objectives(studies: Sequence[Study]) -> None:
 
 
 def _equal(found: Sequence[_Named]) -> Group:
-    number = min(len(_ended(named.study)) for named in found)
+    number = min(len(named.study.ended) for named in found)
     return _group([dataclasses.replace(n, study=_first(n.study, number)) for n in found])
 
 
@@ -162,17 +161,11 @@ def _group(found: Sequence[_Named]) -> Group:
     return Group(first.directory, stored, (compared,), members)
 
 
-def _ended(study: Study) -> list[Trial]:
-    """Returns the trials that ended and say something of training, in the order of their points."""
-    known = (trial_lib.COMPLETE, trial_lib.INFEASIBLE)
-    return [trial for trial in study.trials if trial.state in known]
-
-
 def _first(study: Study, number: int) -> Study:
     """Returns a study with its first so many ended trials, if these are a study of their own."""
     if study.specification.get("algorithm") not in PREFIXED:
         return study
-    return dataclasses.replace(study, trials=tuple(_ended(study)[:number]))
+    return dataclasses.replace(study, trials=tuple(study.ended[:number]))
 
 
 def with_common_axes(group: Group) -> Group:
@@ -239,7 +232,7 @@ def _judged(pair: Pair, doubts: Sequence[Doubt]) -> Finding:
 
 
 def _sizes(group: Group) -> list[int]:
-    return sorted({len(_ended(member.study)) for member in group.members})
+    return sorted({len(member.study.ended) for member in group.members})
 
 
 def _doubts(changed: Sequence[Change]) -> list[Doubt]:

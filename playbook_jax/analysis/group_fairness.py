@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import config as config_lib
 from playbook_jax.analysis import curves, fairness, isolation, numerals
 from playbook_jax.analysis.fairness import Doubt
 from playbook_jax.analysis.findings import (
@@ -187,8 +187,8 @@ def _counts(group: Group) -> list[Doubt]:
 
 def _lost(member: Member) -> int:
     """Returns how many trials came to an end that says nothing of training."""
-    known = (trial_lib.COMPLETE, trial_lib.INFEASIBLE)
-    return sum(t.state not in known for t in member.study.trials) - len(member.study.unfinished)
+    study = member.study
+    return len(study.trials) - len(study.ended) - len(study.unfinished)
 
 
 def _own(group: Group, found: Found) -> list[Doubt]:

@@ -177,6 +177,11 @@ class Study:
         return bool(names) and all(map(hyperparameters.is_seed, names))
 
     @property
+    def ended(self) -> list[Trial]:
+        """The trials that came to an end that says something of training: COMPLETE or INFEASIBLE."""
+        return self.of_state(trial_lib.COMPLETE, trial_lib.INFEASIBLE)
+
+    @property
     def failures(self) -> list[Trial]:
         """The trials that training itself made fail: INFEASIBLE, or unlearned."""
         return [t for t in self.trials if t.state == trial_lib.INFEASIBLE or t.unlearned]

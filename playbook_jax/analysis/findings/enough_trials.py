@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import best_of, curve_shapes, curves, numerals
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study
@@ -68,9 +69,9 @@ def check(study: Study) -> list[Finding]:
         f"{numerals.metric_label(study.metric)} lie {numerals.count(len(good))} of "
         f"{numerals.count(number)} complete trials{named}.",
         *_baseline(whole),
-        _growth(study, costs),
+        _growth(study),
     ]
-    ended = number + len(study.failures) - sum(t.unlearned for t in study.ranked)
+    ended = len(study.ended)
     if len(good) >= GOOD.of(study):
         text = (
             f"{numerals.count(len(good))} trials of {numerals.count(ended)} are in the good region."
@@ -101,8 +102,7 @@ def draws(study: Study) -> tuple[np.ndarray, int]:
     Without the baseline, which was not drawn.
     """
     study = study.drawn
-    infeasible = [t for t in study.failures if not t.unlearned]
-    return study.costs(study.ranked), len(infeasible)
+    return study.costs(study.ranked), len(study.of_state(trial_lib.INFEASIBLE))
 
 
 def _measured(study: Study) -> str:
@@ -124,11 +124,12 @@ def _baseline(study: Study) -> list[str]:
     ]
 
 
-def _growth(study: Study, costs: np.ndarray) -> str:
-    growth = best_of.growth(*draws(study))
+def _growth(study: Study) -> str:
+    costs, failures = draws(study)
+    growth = best_of.growth(costs, failures)
     metric = study.metric
     sign = -1 if study.maximize else 1
-    number = len(costs) + draws(study)[1]
+    number = len(costs) + failures
     return (
         f"The best of half as many trials is {numerals.metric(metric, sign * growth.half)} on average, of "
         f"all {numerals.count(number)} it is {numerals.metric(metric, sign * growth.best)}; twice as many "

@@ -2,6 +2,7 @@
 
 import math
 
+from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import commands, numerals, replicate_statistics as statistics
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question, late_variance
 from playbook_jax.analysis.study import Study
@@ -84,7 +85,7 @@ def _of_replicates(study: Study) -> Finding:
     """Returns the answer of a study whose trials are runs of one configuration."""
     values = study.costs(study.ranked)
     spread = statistics.spread(values)
-    failed = len([t for t in study.failures if not t.unlearned])
+    failed = len(study.of_state(trial_lib.INFEASIBLE))
     unlearned = len(study.failures) - failed
     if spread is None:
         runs = numerals.plural(len(values), "complete run")
