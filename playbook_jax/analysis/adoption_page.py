@@ -1,11 +1,9 @@
 """A decision on adoption as a page, adoption.html: the verdict, every run of both sides, what to know."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from etils import epath
 
-from playbook_jax import __version__, playbook, trial as trial_lib
+from playbook_jax import __version__
 from playbook_jax.analysis import (
     adoption_report,
     adoption_text,
@@ -17,7 +15,6 @@ from playbook_jax.analysis import (
 from playbook_jax.analysis.adoption import ADOPT, SIDES, Comparison, Decision, Side
 from playbook_jax.analysis.markup import escape, items, tag
 from playbook_jax.analysis.panel import Panel
-from playbook_jax.errors import UsageError
 
 NAME = "adoption.html"
 _SPREAD = 0.5  # of the width that a side has, over which its runs lie
@@ -29,12 +26,7 @@ def save(directory: epath.PathLike, comparison: Comparison, decision: Decision) 
     Raises:
       UsageError: it can't be written.
     """
-    path = epath.Path(directory) / NAME
-    try:
-        trial_lib.write_text(path, render(comparison, decision))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    return page.write(epath.Path(directory) / NAME, render(comparison, decision))
 
 
 def render(comparison: Comparison, decision: Decision) -> str:
@@ -54,14 +46,9 @@ def render(comparison: Comparison, decision: Decision) -> str:
             tag("h2", "What adoption changes") + _changes(comparison, decision),
             id="changes",
         ),
-        tag("footer", f"playbook_jax {__version__} · {_source()}"),
+        tag("footer", f"playbook_jax {__version__} · {page.source(adoption_report.SECTION)}"),
     ]
     return page.html(f"{question} Replicates", [part for part in body if part])
-
-
-def _source() -> str:
-    url = f"{playbook.load().source}#{playbook.anchor(adoption_report.SECTION)}"
-    return f'Playbook: <a href="{escape(url)}">{escape(adoption_report.SECTION)}</a>'
 
 
 def _sides(comparison: Comparison) -> list[tuple[str, Side]]:
@@ -107,15 +94,8 @@ def _runs(panel: Panel, index: int, values: np.ndarray) -> list[str]:
 
 
 def _table(comparison: Comparison) -> str:
-    rows = [_cells("th", adoption_text.rows(comparison)[0])]
-    rows += [_cells("td", row) for row in adoption_text.rows(comparison)[1:]]
-    head, *body = (tag("tr", row) for row in rows)
-    inside = tag("thead", head) + tag("tbody", "\n".join(body))
-    return tag("div", tag("table", inside), class_="scroll")
-
-
-def _cells(kind: str, cells: Sequence[str]) -> str:
-    return "".join(tag(kind, escape(cell)) for cell in cells)
+    heads, *rows = adoption_text.rows(comparison)
+    return page.table(heads, [page.row(map(escape, row)) for row in rows])
 
 
 def _changes(comparison: Comparison, decision: Decision) -> str:

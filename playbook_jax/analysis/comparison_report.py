@@ -1,11 +1,10 @@
 """The page that compares studies over time: what was changed, what came of it, and is that more than luck?"""
 
 import dataclasses
-import datetime
 
 from etils import epath
 
-from playbook_jax import __version__, trial as trial_lib
+from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import (
     best_of,
     commands,
@@ -25,10 +24,9 @@ from playbook_jax.analysis.comparison import Comparison
 from playbook_jax.analysis.figures import Group as Figures, isolation as isolation_figures
 from playbook_jax.analysis.findings import Finding, enough_trials
 from playbook_jax.analysis.groups import Member
-from playbook_jax.analysis.markup import escape, items, link, prose, tag
+from playbook_jax.analysis.markup import escape, link, prose, tag
 from playbook_jax.analysis.study import Study
 from playbook_jax.analysis.study_changes import Change
-from playbook_jax.errors import UsageError
 
 NAME = "comparison.html"
 
@@ -39,12 +37,7 @@ def write(compared: Comparison, path: epath.PathLike) -> epath.Path:
     Raises:
       UsageError: it can't be written.
     """
-    path = epath.Path(path)
-    try:
-        trial_lib.write_text(path, render(compared, path.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    return page.write(path, render(compared, epath.Path(path).parent))
 
 
 def render(compared: Comparison, directory: epath.PathLike) -> str:
@@ -62,6 +55,7 @@ def render(compared: Comparison, directory: epath.PathLike) -> str:
     names = [member.label for member in compared.group.members]
     over = f"Studies over time: {' → '.join(names)}"
     title = f"Is {names[-1]} better than {names[0] if len(names) == 2 else 'those before'}?"
+    read = ", ".join(commands.display_path(m.study) for m in compared.group.members)
     body = [
         tag("header", tag("p", escape(over), class_="over") + tag("h1", escape(title))),
         _answer(compared, found, epath.Path(directory)),
@@ -70,7 +64,7 @@ def render(compared: Comparison, directory: epath.PathLike) -> str:
         _good_regions(compared),
         *(group_sections.figures(common, figure) for figure in drawn),
         group_sections.trials(compared.group),
-        _footer(compared),
+        page.footer(f"read from {read}"),
     ]
     return page.html(title, body)
 
@@ -102,26 +96,20 @@ def _pairs(compared: Comparison) -> list[tuple[Member, Member]]:
 
 def _answer(compared: Comparison, found: list[Finding], directory: epath.Path) -> str:
     label = numerals.metric_label(compared.group.joined.metric)
-    heads = ["study", f"best {label}", f"best of {compared.number}", "typical best of so many"]
-    heads += ["trials", "failed", "in the good region", "started", "report"]
+    numbers = [f"best {label}", f"best of {compared.number}", "typical best of so many"]
+    numbers += ["trials", "failed", "in the good region"]
+    heads = ["study", *((head, "n") for head in numbers), "started", "report"]
     rows = [_row(compared, i, m, directory) for i, m in enumerate(compared.group.members)]
-    right = {1, 2, 3, 4, 5, 6}
-    cells = "".join(
-        tag("th", escape(head), scope="col", class_="n" if i in right else "")
-        for i, head in enumerate(heads)
-    )
     parts = [
         tag("p", prose(" ".join(finding.answer for finding in found[1:])), class_="lede"),
-        page.table(cells, "\n".join(rows), "scroll overview", sortable=True),
+        page.table(heads, rows, "scroll overview", sortable=True),
     ]
-    if any(finding.action for finding in found):
-        todo = [
-            f'<a href="#finding-{i}">{prose(finding.action)}</a>'
-            for i, finding in enumerate(found)
-            if finding.action
-        ]
-        list_of = items("ol", todo) if len(todo) > 1 else tag("div", todo[0])
-        parts.append(tag("div", tag("h3", "What to do next") + list_of, class_="next"))
+    todo = [
+        f'<a href="#finding-{i}">{prose(finding.action)}</a>'
+        for i, finding in enumerate(found)
+        if finding.action
+    ]
+    parts += [page.what_next(todo)] if todo else []
     return tag("section", "\n".join(parts), id="answer")
 
 
@@ -131,7 +119,6 @@ def _row(compared: Comparison, index: int, member: Member, directory: epath.Path
     def value(of: Study) -> str:
         return "" if of.best is None else numerals.metric(of.metric, of.best.objective)
 
-    mark = tag("svg", group_figures.symbol(index), viewBox="0 0 32 14", aria_hidden="true")
     good = ""
     if study.best is not None:
         costs = study.costs(study.ranked)
@@ -144,7 +131,7 @@ def _row(compared: Comparison, index: int, member: Member, directory: epath.Path
         str(len(study.failures)),
         good,
     ]
-    name = tag("td", f'<span class="of">{mark}</span>{escape(member.label)}', class_="keep")
+    name = tag("td", group_sections.named(index, member), class_="keep")
     row = name + "".join(tag("td", escape(cell), class_="n") for cell in cells)
     row += tag("td", escape(_started(study)), class_="keep")
     row += tag("td", link("report", study.directory / report.NAME, directory))
@@ -179,9 +166,7 @@ def _changes(compared: Comparison) -> str:
         told = study_changes.changes(old.study, new.study)
         heads = ["", old.label, new.label, "what it is"]
         if told:
-            rows = "\n".join(map(_change, told))
-            cells = "".join(tag("th", escape(head), scope="col") for head in heads)
-            parts.append(page.table(cells, rows, "scroll space"))
+            parts.append(page.table(heads, map(_change, told), "scroll space"))
         else:
             same = f"{old.label} and {new.label} differ in their points alone."
             parts.append(tag("p", escape(same), class_="hint"))
@@ -190,8 +175,7 @@ def _changes(compared: Comparison) -> str:
 
 def _change(change: Change) -> str:
     texts = (change.before, change.after, change.kind)
-    cells = [tag("code", escape(change.path)), *map(escape, texts)]
-    return tag("tr", "".join(tag("td", cell) for cell in cells))
+    return page.row([tag("code", escape(change.path)), *map(escape, texts)])
 
 
 def _good_regions(compared: Comparison) -> str:
@@ -200,15 +184,14 @@ def _good_regions(compared: Comparison) -> str:
     rows = []
     for name in names:
         cells = [tag("code", escape(name)), *(escape(_good(m.study, name)) for m in members)]
-        rows.append(tag("tr", "".join(tag("td", cell) for cell in cells)))
+        rows.append(page.row(cells))
     heads = ["hyperparameter", *(member.label for member in members)]
-    cells = "".join(tag("th", escape(head), scope="col") for head in heads)
     told = (
         "Where the trials lie that come as close to the best of their study as noise lets one tell; in "
         "brackets the search space."
     )
     parts = [tag("h2", "The good region"), tag("p", told, class_="hint")]
-    parts.append(page.table(cells, "\n".join(rows), "scroll space"))
+    parts.append(page.table(heads, rows, "scroll space"))
     return tag("section", "\n".join(parts), id="good-region")
 
 
@@ -226,9 +209,3 @@ def _good(study: Study, name: str) -> str:
     elif found:
         shown = numerals.some(found)
     return f"{shown} [{tables.values(h)}]"
-
-
-def _footer(compared: Comparison) -> str:
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    read = ", ".join(commands.display_path(m.study) for m in compared.group.members)
-    return tag("footer", escape(f"playbook_jax {__version__} · read from {read} at {now}"))

@@ -20,9 +20,14 @@ def write(study: Study, found: list[Finding]) -> epath.Path:
     Raises:
       UsageError: the directory can't be written.
     """
-    path = study.directory / NAME
+    return save(study.directory, contents(study, found))
+
+
+def save(directory: epath.Path, values: dict[str, Any]) -> epath.Path:
+    """Writes the contents into a directory, see `write`."""
+    path = directory / NAME
     try:
-        trial_lib.write_json(path, contents(study, found))
+        trial_lib.write_json(path, values)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
     return path

@@ -43,9 +43,10 @@ def draw(group: Group, own: Group | None = None) -> list[Figures]:
 
 
 def symbol(index: int) -> str:
-    """Returns the mark and the line of the study at a place, as a picture of 32 by 14."""
+    """Returns the mark and the line of the study at a place, as a small picture."""
     line = svg.element("path", class_=f"front m{index % STYLES}", d="M0 7h32")
-    return line + svg.member(16, 7, 4.4, index % STYLES)
+    mark = svg.member(16, 7, 4.4, index % STYLES)
+    return svg.element("svg", line + mark, viewBox="0 0 32 14", aria_hidden="true")
 
 
 def _curves(group: Group) -> Figures:

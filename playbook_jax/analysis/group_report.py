@@ -7,12 +7,10 @@
 The reports of the studies themselves lie in their own directories, and are linked.
 """
 
-import datetime
 from typing import Any
 
 from etils import epath
 
-from playbook_jax import __version__, trial as trial_lib
 from playbook_jax.analysis import (
     commands,
     findings_file,
@@ -30,8 +28,6 @@ from playbook_jax.analysis import (
 )
 from playbook_jax.analysis.figures import isolation as isolation_figures
 from playbook_jax.analysis.group_findings import Reading
-from playbook_jax.analysis.markup import escape, tag
-from playbook_jax.errors import UsageError
 
 
 def conclude(directory: epath.PathLike) -> tuple[epath.Path, str]:
@@ -62,12 +58,8 @@ def write(
         for _, member in group.read:
             report.save(member.study, reading.found[member.name])
     next_study.save(group.joined, group_next.draft(group, reading.found))
-    path = group.directory / report.NAME
-    try:
-        trial_lib.write_text(path, render(reading))
-        trial_lib.write_json(group.directory / findings_file.NAME, contents(reading))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    path = page.write(group.directory / report.NAME, render(reading))
+    findings_file.save(group.directory, contents(reading))
     return path, reading
 
 
@@ -88,15 +80,9 @@ def render(reading: Reading) -> str:
         group_sections.trials(group),
         group_sections.space(group),
         group_sections.commands_section(reading),
-        _footer(reading),
+        page.footer(f"read from {commands.display_path(group.joined)}"),
     ]
     return page.html(f"{group.name}: group report", body)
-
-
-def _footer(reading: Reading) -> str:
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    shown = commands.display_path(reading.group.joined)
-    return tag("footer", escape(f"playbook_jax {__version__} · read from {shown} at {now}"))
 
 
 def contents(reading: Reading) -> dict[str, Any]:
@@ -129,8 +115,7 @@ def text(reading: Reading, width: int = 100) -> str:
     """Returns what a group came to in a few lines, for a terminal."""
     group = reading.group
     lines = [f"{group.name}: {numerals.plural(len(group.members), 'study', 'studies')}"]
-    names = {member.name: member.name for member in group.members}
-    margin = max(map(len, names), default=0)
+    margin = max((len(member.name) for member in group.members), default=0)
     for member in group.members:
         lines.append(f"  {member.name:<{margin}}  {_came_to(reading, member)}")
     lines.append(brief(reading, width))

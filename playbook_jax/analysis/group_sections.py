@@ -64,14 +64,17 @@ def _overview(reading: Reading) -> str:
     heads += [("act, look", "n"), ("report", "")]
     parts = {part.label: part for part in isolation.slices(*group.arms)}
     rows = [_row(reading, i, m, parts.get(m.label)) for i, m in enumerate(group.members)]
-    cells = "".join(tag("th", escape(head), scope="col", class_=class_) for head, class_ in heads)
-    return page.table(cells, "\n".join(rows), "scroll overview", sortable=True)
+    return page.table(heads, rows, "scroll overview", sortable=True)
+
+
+def named(index: int, member: Member) -> str:
+    """Returns what the study at a place is called, behind its mark."""
+    return f'<span class="of">{group_figures.symbol(index)}</span>{escape(member.label)}'
 
 
 def _row(reading: Reading, index: int, member: Member, part: Slice | None) -> str:
     group, study = reading.group, member.study
-    mark = tag("svg", group_figures.symbol(index), viewBox="0 0 32 14", aria_hidden="true")
-    name = tag("td", f'<span class="of">{mark}</span>{escape(member.label)}', class_="keep")
+    name = tag("td", named(index, member), class_="keep")
     if study is None:
         text = tag("td", escape(f"not compared: {member.problem}"), class_="reason", colspan=8)
         return tag("tr", name + text)
@@ -128,8 +131,7 @@ def _next(reading: Reading) -> str:
     if not todo:
         text = "Train the best trials again with other seeds before the winner is adopted."
         todo = [f'<a href="#commands">{text}</a>']
-    list_of = items("ol", todo) if len(todo) > 1 else tag("div", todo[0])
-    return tag("div", tag("h3", "What to do next") + list_of, class_="next")
+    return page.what_next(todo)
 
 
 def studies(reading: Reading) -> str:
@@ -144,8 +146,7 @@ def studies(reading: Reading) -> str:
 
 def _own(reading: Reading, index: int, member: Member) -> str:
     group, study = reading.group, member.study
-    mark = tag("svg", group_figures.symbol(index), viewBox="0 0 32 14", aria_hidden="true")
-    label = f'<span class="of">{mark}</span>{escape(member.label)}'
+    label = named(index, member)
     if study is None:
         text = tag("p", escape(f"Not compared: {member.problem}."), class_="hint")
         return tag("article", tag("h3", label) + text, class_="own")
@@ -168,11 +169,7 @@ def figures(group: Group, shown: Figures) -> str:
     """Returns a group of figures, with the studies as its legend where they are told apart."""
     if shown.legend:
         return sections.figures_section(group.joined, shown)
-    entries = [
-        f'<svg viewBox="0 0 32 14" aria-hidden="true">{group_figures.symbol(i)}</svg>'
-        f"{escape(member.label)}"
-        for i, member in group.read
-    ]
+    entries = [f"{group_figures.symbol(i)}{escape(member.label)}" for i, member in group.read]
     parts = [tag("h2", escape(shown.title)), tag("p", escape(shown.text), class_="hint")]
     parts.append(items("ul", entries, class_="legend wide"))
     inside = "\n".join(map(sections.figure, shown.figures))
@@ -215,9 +212,8 @@ def space(group: Group) -> str:
     rows = []
     for name in names:
         cells = [tag("code", escape(name)), *(escape(_of(m, name)) for m in studies_)]
-        rows.append(tag("tr", "".join(tag("td", cell) for cell in cells)))
-    head = "".join(tag("th", escape(head), scope="col") for head in heads)
-    table = page.table(head, "\n".join(rows), "scroll space")
+        rows.append(page.row(cells))
+    table = page.table(heads, rows, "scroll space")
     text = "What each study tunes, and what it holds fixed."
     parts = [tag("h2", "Search spaces"), tag("p", text, class_="hint"), table]
     return tag("section", "\n".join(parts), id="space")

@@ -9,10 +9,9 @@ import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from playbook_jax import __version__, trial as trial_lib
+from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import numerals, page
 from playbook_jax.analysis.markup import escape, link, tag
-from playbook_jax.errors import UsageError
 from playbook_jax.studies import launches, ledger
 from playbook_jax.studies.launches import Launch
 from playbook_jax.studies.ledger import Study
@@ -92,13 +91,8 @@ def write(root: str | Path, studies: Sequence[Study] | None = None) -> Path:
       UsageError: `root` is no directory, or can't be written.
     """
     root = Path(root)
-    path = root / NAME
     studies = ledger.find(root) if studies is None else studies
-    try:
-        trial_lib.write_text(path, render(root, studies))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    return Path(page.write(root / NAME, render(root, studies)))
 
 
 def render(root: Path, studies: Sequence[Study]) -> str:
@@ -116,7 +110,7 @@ def render(root: Path, studies: Sequence[Study]) -> str:
         tag("header", tag("p", escape(root.resolve()), class_="over") + tag("h1", "All studies")),
         tag("p", f"{escape(', '.join(counts))}. As a table for programs: {ledger_link}."),
         _table(rows, root) if rows else tag("p", "There are no studies here yet.", class_="hint"),
-        _footer(),
+        page.footer("written"),
     ]
     return page.html(f"Studies in {root.resolve().name}", body)
 
@@ -215,9 +209,8 @@ def _table(rows: Sequence[_Row], root: Path) -> str:
     heads = [("study", ""), ("state", ""), ("trials", "n"), ("infeasible", "n")]
     heads += [("best validation", "n"), ("notes", ""), *([("launches", "")] if adopted else [])]
     heads += [("config", ""), ("started", ""), ("last result", ""), ("reproduction", "")]
-    cells = "".join(tag("th", escape(head), scope="col", class_=class_) for head, class_ in heads)
-    body = "\n".join(_cells(row, root, adopted) for row in rows)
-    return page.table(cells, body, "scroll index", sortable=True)
+    body = [_cells(row, root, adopted) for row in rows]
+    return page.table(heads, body, "scroll index", sortable=True)
 
 
 def _cells(row: _Row, root: Path, adopted: bool) -> str:
@@ -269,8 +262,3 @@ def _time(text: str) -> str:
         return tag("td", "")
     shown = time.astimezone().strftime("%Y-%m-%d %H:%M")
     return tag("td", shown, class_="keep", data_v=int(time.timestamp()))
-
-
-def _footer() -> str:
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    return tag("footer", escape(f"playbook_jax {__version__} · written at {now}"))

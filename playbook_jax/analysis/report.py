@@ -4,11 +4,9 @@ The question, the answer so far, the findings, the figures, the tables, and what
 is made from the files of the study directory; whatever comes from them is escaped.
 """
 
-import datetime
-
 from etils import epath
 
-from playbook_jax import __version__, trial as trial_lib
+from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import (
     commands,
     figures,
@@ -23,9 +21,8 @@ from playbook_jax.analysis import (
     summary,
 )
 from playbook_jax.analysis.findings import Finding
-from playbook_jax.analysis.markup import escape, tag
+from playbook_jax.analysis.markup import tag
 from playbook_jax.analysis.study import Study
-from playbook_jax.errors import UsageError
 
 NAME = "report.html"
 
@@ -64,12 +61,8 @@ def save(study: Study, found: list[Finding]) -> epath.Path:
     Raises:
       UsageError: the directory can't be written.
     """
-    path = study.directory / NAME
     next_study.write(study, found)  # first: the report says what to do with it
-    try:
-        trial_lib.write_text(path, render(study, found))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    path = page.write(study.directory / NAME, render(study, found))
     findings_file.write(study, found)
     return path
 
@@ -102,12 +95,11 @@ def _commands(study: Study, found: list[Finding]) -> str:
 
 
 def _footer(study: Study) -> str:
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    parts = [f"playbook_jax {__version__}", f"read from {commands.display_path(study)} at {now}"]
+    more = []
     if study.best is not None:
         directory = study.directory / "trials" / f"{study.best.number:03d}"
         provenance = trial_lib.Trial(directory, {}, {}).provenance
         commit = provenance.get("commit")
         if commit:
-            parts.append(f"best trial trained at commit {str(commit)[:12]}")
-    return tag("footer", " · ".join(map(escape, parts)))
+            more.append(f"best trial trained at commit {str(commit)[:12]}")
+    return page.footer(f"read from {commands.display_path(study)}", *more)

@@ -1,7 +1,7 @@
 """The sections of a report: the question, the answer so far, findings, figures."""
 
-from playbook_jax import playbook, trial as trial_lib
-from playbook_jax.analysis import numerals, summary, svg, tables
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import numerals, page, summary, svg, tables
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, to_do
 from playbook_jax.analysis.markup import escape, items, prose, tag, trial
@@ -135,23 +135,20 @@ def _next(study: Study, findings: list[Finding]) -> str:
     if study.unfinished:
         number = numerals.plural(len(study.unfinished), "trial")
         todo.insert(0, f'<a href="#commands">Let the study go on: {number} to go.</a>')
-    list_of = items("ol", todo) if len(todo) > 1 else "".join(tag("div", one) for one in todo)
-    if not todo:
-        undecided = [f for f in findings if f.verdict == CANNOT_TELL]
-        if study.best is None:
-            return ""
-        text = (
-            "No check asks for a change"
-            + (
-                f" ({len(undecided)} of {len(findings)} cannot tell)"
-                if undecided
-                else " of the search space, the number of steps or the training"
-            )
-            + ". Look at the axes and the curves yourself, weigh what they say about the question, then "
-            "choose the goal of the next study."
+    if not todo and study.best is None:
+        return ""
+    undecided = [f for f in findings if f.verdict == CANNOT_TELL]
+    text = (
+        "No check asks for a change"
+        + (
+            f" ({len(undecided)} of {len(findings)} cannot tell)"
+            if undecided
+            else " of the search space, the number of steps or the training"
         )
-        list_of = tag("p", escape(text))
-    return tag("div", tag("h3", "What to do next") + list_of, class_="next")
+        + ". Look at the axes and the curves yourself, weigh what they say about the question, then "
+        "choose the goal of the next study."
+    )
+    return page.what_next(todo, tag("p", escape(text)))
 
 
 def findings_section(findings: list[Finding], groups: list[Group]) -> str:
@@ -199,8 +196,7 @@ def _finding(index: int, finding: Finding, drawn: dict[str, str]) -> str:
 def _source(finding: Finding, drawn: dict[str, str]) -> str:
     links = []
     if finding.section:
-        url = f"{playbook.load().source}#{playbook.anchor(finding.section)}"
-        links.append(f'Playbook: <a href="{escape(url)}">{escape(finding.section)}</a>')
+        links.append(page.source(finding.section))
     shown = [
         tag("a", escape(drawn[name]), href=f"#{name}") for name in finding.figures if name in drawn
     ]

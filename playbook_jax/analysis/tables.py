@@ -20,19 +20,19 @@ def trials(study: Study, marked: Mapping[int, str] | None = None) -> str:
     if marked is None:
         marked = {trial.number: f"rank{rank}" for rank, trial in enumerate(study.leaders, 1)}
     others = [trial for trial in study.trials if trial.state != trial_lib.COMPLETE]
-    heads = [tag("th", escape(h), scope="col", class_=c) for h, c in _heads(study)]
-    body = "\n".join(_trial(study, t, marked.get(t.number)) for t in [*study.ranked, *others])
-    return page.table("".join(heads), body, sortable=True)
+    reasons = any(trial.reason for trial in study.trials)
+    heads = [*_heads(study), *(["reason"] if reasons else [])]
+    rows = [_trial(study, t, marked.get(t.number), reasons) for t in [*study.ranked, *others]]
+    return page.table(heads, rows, sortable=True)
 
 
 def _heads(study: Study) -> list[tuple[str, str]]:
     heads = [("trial", "n"), ("state", ""), (numerals.metric_label(study.metric), "n")]
     heads += [("best step", "n"), ("steps", "n")]
-    heads += [(h.label, "n" if h.ordered else "") for h in study.hyperparameters]
-    return heads + ([("reason", "")] if any(trial.reason for trial in study.trials) else [])
+    return heads + [(h.label, "n" if h.ordered else "") for h in study.hyperparameters]
 
 
-def _trial(study: Study, trial: Trial, class_: str | None) -> str:
+def _trial(study: Study, trial: Trial, class_: str | None, reasons: bool) -> str:
     objective = "" if trial.objective is None else numerals.metric(study.metric, trial.objective)
     best_step = "" if trial.best_step is None else numerals.count(trial.best_step)
     cells = [
@@ -46,7 +46,7 @@ def _trial(study: Study, trial: Trial, class_: str | None) -> str:
         value = trial.parameters.get(h.name)
         text = "" if value is None else escape(numerals.value(value))
         cells.append(tag("td", text, class_="n" if h.ordered else ""))
-    if any(t.reason for t in study.trials):
+    if reasons:
         cells.append(tag("td", escape(trial.reason), class_="reason"))
     return tag("tr", "".join(cells), data_t=trial.number, class_=class_)
 
@@ -69,14 +69,14 @@ def space(study: Study) -> str:
     for path, value in study.specification.get("fixed", {}).items():
         cells = [tag("code", escape(path)), "fixed", escape(numerals.value(value)), ""]
         rows.append([*cells, *[""] * len(study.leaders)])
-    body = "\n".join(
+    body = [
         tag(
             "tr",
             "".join(tag("td", cell, class_=class_) for cell, class_ in zip(row, kept, strict=True)),
         )
         for row in rows
-    )
-    return page.table("".join(tag("th", head, scope="col") for head in heads), body, "scroll space")
+    ]
+    return page.table(heads, body, "scroll space")
 
 
 def values(h: Hyperparameter) -> str:
