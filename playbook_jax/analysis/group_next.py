@@ -163,7 +163,7 @@ def _with_one_length(group: Group, made: Draft, drafts: Sequence[Draft]) -> Draf
         return apart and conditions.path(name) not in tuned
 
     moved = [change for change in made.changes if shared(change)]
-    paths = {conditions.path(change.proposal.name) for change in moved}
+    paths = dict.fromkeys(conditions.path(change.proposal.name) for change in moved)
     fixed = {key: value for key, value in made.fixed.items() if conditions.path(key) not in paths}
     for path in paths:
         before = group.members[0].study.specification.get("fixed", {})
