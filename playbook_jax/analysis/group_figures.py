@@ -13,10 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, best_of, groups, numerals, objective_axis, svg
-from playbook_jax.analysis.figures import Figure, Group as Figures, hyperparameter_axes
-from playbook_jax.analysis.figures.hyperparameter_axes import STRIP, describe, x_axis, x_of
-from playbook_jax.analysis.figures.training_curves import PREFERRED, SPLITS, clip_area, curve
+from playbook_jax.analysis import axes, best_of, groups, objective_axis, svg
+from playbook_jax.analysis.figures import (
+    Figure,
+    Group as Figures,
+    hyperparameter_axes,
+    training_curves,
+)
+from playbook_jax.analysis.figures.hyperparameter_axes import describe, x_axis, x_of
 from playbook_jax.analysis.findings import enough_trials
 from playbook_jax.analysis.groups import Group
 from playbook_jax.analysis.hyperparameters import Hyperparameter
@@ -52,14 +56,10 @@ def symbol(index: int) -> str:
 def _curves(group: Group) -> Figures:
     """Returns the training curves of the best trial of each study."""
     bests = [t for _, m in group.read if (t := _joined_best(group, m.study)) is not None]
-    metric = group.joined.metric
+    drawn = [t for t in bests if t.evaluations]
     figures: list[Figure] = []
-    for kind in dict.fromkeys([metric.split("/", 1)[-1], *PREFERRED]):
-        names = [f"{split}/{kind}" for split in SPLITS]
-        if metric.endswith(f"/{kind}") and metric not in names:
-            names.insert(0, metric)
-        names = [n for n in names if any(n in t.evaluations for t in bests)]
-        figures += _pair(group, bests, names) if names else []
+    for metrics in training_curves.pairs(group.joined.metric, bests):
+        figures += training_curves.plots(group.joined, metrics, bests, drawn, _curve_plot)
     return Figures(
         "training-curves",
         "Training curves of the best trials",
@@ -77,47 +77,11 @@ def _joined_best(group: Group, study: Study) -> Trial | None:
     return dataclasses.replace(study.best, number=number)
 
 
-def _pair(group: Group, bests: list[Trial], names: list[str]) -> list[Figure]:
-    of = {n: [t.evaluations[n] for t in bests if n in t.evaluations] for n in names}
-    first, *others = (np.concatenate(arrays) for arrays in of.values())
-    values = np.concatenate([first, *others])
-    if not np.isfinite(values).any():
-        return []
-    study = group.joined
-    rising = names[0].endswith("accuracy") or (study.maximize and names[0] == study.metric)
-    shown = objective_axis.curves(names[0], values, first, rising)
-    last = max(float(t.evaluations["step"][-1]) for t in bests if len(t.evaluations))
-    figures = [_curve_plot(name, bests, shown.axis, last) for name in names]
-    return [dataclasses.replace(figures[0], starts_row=True), *figures[1:]]
-
-
-def _curve_plot(metric: str, bests: list[Trial], y_axis: axes.Axis, last: float) -> Figure:
-    label = numerals.metric_label(metric)
-    unit = " (%)" if numerals.is_rate(metric) else ""
-    y_axis = dataclasses.replace(y_axis, label=label + unit)
-    panel = Panel(axes.linear(0, last, "step", most=5), y_axis, right=36)
-    name = f"clip-{metric.replace('/', '-')}"
-    lines, stars, ends = [], [], []
-    for trial in bests:
-        if metric not in trial.evaluations:
-            continue
-        style = groups.place(trial) % STYLES
-        lines.append(curve(panel, trial, metric, trial_lib.CURVE_POINTS + 1, f"front m{style}"))
-        steps, values = trial.evaluations["step"], trial.evaluations[metric]
-        at = np.flatnonzero((steps == trial.best_step) & np.isfinite(values))
-        if metric.startswith(SPLITS[0]) and len(at):
-            x, y = float(panel.across(steps[at[0]])), float(panel.up(values[at[0]]))
-            stars.append(svg.star(x, y, f"star m{style}", trial=trial.number))
-        finite = values[np.isfinite(values)]
-        if len(finite):
-            ends.append((float(np.clip(panel.up(finite[-1]), panel.top, panel.base)), trial))
-    places = svg.spread([y for y, _ in ends], 13, panel.top + 4, panel.base)
-    labels = [_label(panel.end + 12, y + 4, t) for y, (_, t) in zip(places, ends, strict=True)]
-    front = svg.element("g", "".join(lines), clip_path=f"url(#{name})")
-    parts = [clip_area(panel, name), *panel.frame(), front, *stars, *labels]
-    told = f"{label} against step, a line for the best trial of each study"
-    picture = svg.picture(panel.width, panel.height, told, parts, f"svg-{name}")
-    return Figure(f"curve-{metric.replace('/', '-')}", "", "", picture)
+def _curve_plot(study: Study, metric: str, bests: Sequence[Trial], panel: Panel) -> Figure:
+    styled = [(trial, f"m{groups.place(trial) % STYLES}") for trial in bests]
+    front = training_curves.front(panel, metric, styled, "label middle")
+    parts = [training_curves.clip_area(panel, metric), *panel.frame(), *front]
+    return training_curves.figure(panel, metric, "a line for the best trial of each study", parts)
 
 
 def _label(x: float, y: float, trial: Trial) -> str:
@@ -189,11 +153,9 @@ def _axis(
     """
     study = dataclasses.replace(group.joined, trials=tuple(trials))
     failed = study.of_state(trial_lib.INFEASIBLE)
-    strip = STRIP if group.joined.of_state(trial_lib.INFEASIBLE) else 0  # in all axes, or in none
-    above, below = (0, strip) if study.maximize else (strip, 0)
     title = h.name.partition("@")[0].removeprefix("hparams.")
     x = dataclasses.replace(x_axis(h), label=title)
-    panel = Panel(x, shown.axis, above=above, below=below)
+    panel = hyperparameter_axes.with_strip(group.joined, x, shown)  # in all axes, or in none
     parts = [*hyperparameter_axes.bounds(panel, h)] if not bounds else _edges(panel, bounds)
     parts += panel.frame()
     crosses = hyperparameter_axes.infeasible_strip(panel, study, h, failed)
@@ -201,8 +163,7 @@ def _axis(
     marks, stars = _marks(panel, study, h, shown)
     parts += [svg.element("g", "".join(marks), class_="dots") if marks else "", *stars]
     if not study.ranked:
-        middle = (panel.left + panel.end) / 2
-        parts.append(svg.text(middle, float(panel.at(0.5)), "no complete trial yet", "empty"))
+        parts.append(hyperparameter_axes.empty(panel))
     id_ = re.sub(r"\s", "_", f"axis-{h.name}")
     told = f"{shown.axis.label} against {title}, a point a trial"
     picture = svg.picture(panel.width, panel.height, told, parts, f"svg-{id_}")
@@ -234,12 +195,9 @@ def _marks(
         if not np.isfinite(at):
             continue
         x, y = float(panel.across(at)), float(panel.up(trial.objective))
-        beyond = trial.objective < shown.low if study.maximize else trial.objective > shown.high
-        if beyond:
-            kind, y = ("down", float(panel.at(0)) - 4)
-            if not study.maximize:
-                kind, y = "up", float(panel.at(1)) + 6
-            marks.append(svg.mark(kind, x, y, trial.number, f"far mark m{style}"))
+        if shown.is_beyond(trial.objective, study.maximize):
+            class_ = f"far mark m{style}"
+            marks.append(hyperparameter_axes.arrow(panel, study, x, trial, class_))
         elif best:
             stars.append((x, y, trial))
             taken.append((x, y))
@@ -293,10 +251,8 @@ def _best_of_k_plot(
         kept = np.isfinite(boxes[:, 1:4]).all(axis=1)
         xs = panel.across(sizes[kept])
         low, middle, high = np.clip(panel.up(boxes[kept, 1:4]), panel.top, panel.base).T
-        ring = [*zip(xs, low, strict=True), *zip(xs[::-1], high[::-1], strict=True)]
-        path = "L".join(f"{svg.coordinate(a)} {svg.coordinate(b)}" for a, b in ring)
-        if len(ring) > 2:
-            bands.append(svg.element("path", class_=f"band m{style}", d=f"M{path}z"))
+        if len(xs) > 1:
+            bands.append(svg.area(xs, low, high, f"band m{style}"))
             points = " ".join(
                 f"{svg.coordinate(a)} {svg.coordinate(b)}" for a, b in zip(xs, middle, strict=True)
             )

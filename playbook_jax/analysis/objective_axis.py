@@ -35,6 +35,10 @@ class ObjectiveAxis:
     high: float
     logarithmic: bool
 
+    def is_beyond(self, value: float, maximize: bool) -> bool:
+        """Says whether a value is beyond the axis, at its worse end."""
+        return value < self.low if maximize else value > self.high
+
 
 def objectives(metric: str, values: np.ndarray, maximize: bool) -> ObjectiveAxis:
     """Returns the axis for the best objectives of trials, all finite; bare where there are none."""

@@ -102,6 +102,13 @@ def member(x: float, y: float, radius: float, style: int, trial: int | None = No
     return element("path", class_=f"mark m{style}", d=f"M{points}z", **places)
 
 
+def area(x: np.ndarray, one: np.ndarray, other: np.ndarray, class_: str) -> str:
+    """Returns the area between two lines that have the same horizontal coordinates."""
+    ring = [*zip(x, one, strict=True), *zip(x[::-1], other[::-1], strict=True)]
+    path = "L".join(f"{coordinate(a)} {coordinate(b)}" for a, b in ring)
+    return element("path", class_=class_, d=f"M{path}z")
+
+
 def curve(x: np.ndarray, y: np.ndarray, trial: int, class_: str | None = None) -> str:
     """Returns a trial's line through the points; it is broken where a coordinate is not finite."""
     parts, pen = [], "M"

@@ -121,11 +121,8 @@ def _level_class(name: str) -> str:
 def _band(panel: Panel, trial: Trial, rank: int) -> str:
     """Returns the area between the mean and the largest norm of each stretch of steps."""
     c = _curves(trial)
-    x = panel.across(c["step"])
-    points = [*zip(x, panel.up(c["most"]), strict=True)]
-    points += [*zip(x, panel.up(c["mean"]), strict=True)][::-1]
-    path = "L".join(f"{svg.coordinate(a)} {svg.coordinate(b)}" for a, b in points)
-    return svg.element("path", class_=f"band rank{rank}", d=f"M{path}z")
+    most, mean = panel.up(c["most"]), panel.up(c["mean"])
+    return svg.area(panel.across(c["step"]), most, mean, f"band rank{rank}")
 
 
 def _line(panel: Panel, trial: Trial, rank: int) -> str:

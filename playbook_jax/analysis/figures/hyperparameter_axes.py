@@ -44,9 +44,14 @@ def _frame(study: Study, x: Axis) -> tuple[Panel, ObjectiveAxis]:
     """Returns the frame of a plot of the objective, with a strip for infeasible trials if there are any."""
     values = np.array([trial.objective for trial in study.ranked])
     shown = objective_axis.objectives(study.metric, values, study.maximize)
+    return with_strip(study, x, shown), shown
+
+
+def with_strip(study: Study, x: Axis, shown: ObjectiveAxis) -> Panel:
+    """Returns a frame with a strip for the infeasible trials of a study, if it has any."""
     strip = STRIP if study.of_state(trial_lib.INFEASIBLE) else 0
     above, below = (0, strip) if study.maximize else (strip, 0)
-    return Panel(x, shown.axis, above=above, below=below), shown
+    return Panel(x, shown.axis, above=above, below=below)
 
 
 def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
@@ -59,8 +64,7 @@ def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
         parts.append(svg.element("g", "".join(crosses), class_=class_))
     marks, beyond = _complete(panel, study, hyperparameter, complete, shown)
     if not complete:
-        middle = (panel.left + panel.end) / 2
-        parts.append(svg.text(middle, float(panel.at(0.5)), "no complete trial yet", "empty"))
+        parts.append(empty(panel))
     label = f"{shown.axis.label} against {hyperparameter.label}, a point a trial"
     figure_id = f"axis-{hyperparameter.name}"
     return Figure(
@@ -70,6 +74,12 @@ def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
         svg.picture(panel.width, panel.height, label, parts + marks, f"svg-{figure_id}"),
         _note(study, hyperparameter, beyond, shown),
     )
+
+
+def empty(panel: Panel) -> str:
+    """Returns what stands in a plot without a point."""
+    middle = (panel.left + panel.end) / 2
+    return svg.text(middle, float(panel.at(0.5)), "no complete trial yet", "empty")
 
 
 def describe(hyperparameter: Hyperparameter) -> str:
@@ -166,25 +176,24 @@ def _complete(
         x = x_of(hyperparameter, trial)
         if not math.isfinite(x):
             continue
-        across, worse = float(panel.across(x)), trial.objective > shown.high
-        if study.maximize:
-            worse = trial.objective < shown.low
+        across, worse = float(panel.across(x)), shown.is_beyond(trial.objective, study.maximize)
         if trial is study.baseline and trial.number not in leaders:
             marked += references.baseline(panel, study, across, worse)
         elif worse:
             beyond.append(trial)
-            kind, y = (
-                ("down", float(panel.at(0)) - 4)
-                if study.maximize
-                else ("up", float(panel.at(1)) + 6)
-            )
-            marks.append(svg.mark(kind, across, y, trial.number, "far"))
+            marks.append(arrow(panel, study, across, trial, "far"))
         elif trial.number in leaders:
             stars.append((across, float(panel.up(trial.objective)), trial, leaders[trial.number]))
         else:
             marks.append(svg.dot(across, float(panel.up(trial.objective)), radius, trial.number))
     dots = svg.element("g", "".join(marks), class_="dots") if marks else ""
     return [dots, *marked, *_stars(panel, stars)], beyond
+
+
+def arrow(panel: Panel, study: Study, x: float, trial: Trial, class_: str) -> str:
+    """Returns the mark of a trial that is beyond the vertical axis, at its worse end."""
+    kind, y = ("down", panel.at(0) - 4) if study.maximize else ("up", panel.at(1) + 6)
+    return svg.mark(kind, x, y, trial.number, class_)
 
 
 def _stars(panel: Panel, stars: list[tuple[float, float, Trial, int]]) -> list[str]:

@@ -111,8 +111,7 @@ def _baseline(panel: Panel, h: Hyperparameter, study: Study, shown: ObjectiveAxi
     x = x_of(h, study.baseline)
     if not math.isfinite(x):
         return []
-    objective = study.baseline.objective
-    beyond = objective < shown.low if study.maximize else objective > shown.high
+    beyond = shown.is_beyond(study.baseline.objective, study.maximize)
     return references.baseline(panel, study, float(panel.across(x)), beyond)
 
 
@@ -136,19 +135,11 @@ class _Place:
 
     @classmethod
     def of(cls, panel: Panel, h: Hyperparameter, part: Slice, shown: ObjectiveAxis) -> "_Place":
-        worse, best = part.interval[0 if part.maximize else 1], part.best.objective
-
-        def beyond(value: float) -> bool:
-            return value < shown.low if part.maximize else value > shown.high
-
+        ends = part.best.objective, part.interval[0 if part.maximize else 1]
+        beyond = [shown.is_beyond(end, part.maximize) for end in ends]
         edge = float(panel.at(0)) if part.maximize else float(panel.at(1))
-        return cls(
-            _x(panel, h, part),
-            edge if beyond(best) else float(panel.up(best)),
-            edge if beyond(worse) else float(panel.up(worse)),
-            beyond(best),
-            beyond(worse),
-        )
+        y = [edge if b else float(panel.up(end)) for end, b in zip(ends, beyond, strict=True)]
+        return cls(_x(panel, h, part), *y, *beyond)
 
 
 def _x(panel: Panel, h: Hyperparameter, part: Slice) -> float:

@@ -4,11 +4,12 @@ Source: playbook, "Examining the training curves" and "Automate generically usef
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, numerals, objective_axis, references, svg
+from playbook_jax.analysis import axes, groups, numerals, objective_axis, references, svg
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.panel import Panel
 from playbook_jax.analysis.study import Study, Trial
@@ -23,14 +24,12 @@ SPLITS = ("validation", "train")
 
 def draw(study: Study) -> Group | None:
     """Returns a pair of plots, validation and training, for the objective and for the loss."""
-    names = {name for trial in study.trials for name in trial.evaluations} - {"step"}
-    kinds = dict.fromkeys([study.metric.split("/", 1)[-1], *PREFERRED])
     figures: list[Figure] = []
-    for kind in kinds:
-        pair = [f"{split}/{kind}" for split in SPLITS if f"{split}/{kind}" in names]
-        if study.metric in names and study.metric.endswith(f"/{kind}") and study.metric not in pair:
-            pair.insert(0, study.metric)
-        figures += _pair(study, pair) if pair else []
+    for metrics in pairs(study.metric, study.trials):
+        drawn = [trial for trial in study.trials if any(m in trial.evaluations for m in metrics)]
+        # A diverging trial would stretch the axis until nothing else can be seen.
+        judged = [t for t in drawn if t.state != trial_lib.INFEASIBLE] or drawn
+        figures += plots(study, metrics, judged, drawn, _plot)
     if not figures:
         return None
     return Group(
@@ -44,11 +43,34 @@ def draw(study: Study) -> Group | None:
     )
 
 
-def _pair(study: Study, metrics: list[str]) -> list[Figure]:
-    """Returns plots of the metrics on one common scale, so that they can be compared."""
-    drawn = [trial for trial in study.trials if any(m in trial.evaluations for m in metrics)]
-    # A diverging trial would stretch the axis until nothing else can be seen.
-    judged = [t for t in drawn if t.state != trial_lib.INFEASIBLE] or drawn
+def pairs(objective: str, trials: Sequence[Trial]) -> list[list[str]]:
+    """Returns the metrics to be drawn beside one another, those of the objective first."""
+    recorded = {name for trial in trials for name in trial.evaluations}
+    found = []
+    for kind in dict.fromkeys([objective.split("/", 1)[-1], *PREFERRED]):
+        names = [f"{split}/{kind}" for split in SPLITS]
+        if objective.endswith(f"/{kind}") and objective not in names:
+            names.insert(0, objective)
+        found.append([name for name in names if name in recorded])
+    return [names for names in found if names]
+
+
+def plots(
+    study: Study,
+    metrics: Sequence[str],
+    judged: Sequence[Trial],
+    drawn: Sequence[Trial],
+    plot: Callable[[Study, str, Sequence[Trial], Panel], Figure],
+) -> list[Figure]:
+    """Returns plots of metrics on one common scale, so that they can be compared.
+
+    Args:
+      study: the study.
+      metrics: at least one, the one that must be seen well first.
+      judged: the trials whose values the scale is to hold.
+      drawn: those that are drawn.
+      plot: makes a plot of a metric in a frame.
+    """
     first, *others = (
         np.concatenate([t.evaluations[m] for t in judged if m in t.evaluations] or [[]])
         for m in metrics
@@ -59,20 +81,16 @@ def _pair(study: Study, metrics: list[str]) -> list[Figure]:
     rising = metrics[0].endswith("accuracy") or (study.maximize and metrics[0] == study.metric)
     shown = objective_axis.curves(metrics[0], values, first, rising)
     last = max(float(trial.evaluations["step"][-1]) for trial in drawn)
-    figures = [_plot(study, metric, drawn, shown.axis, last) for metric in metrics]
+    figures = []
+    for metric in metrics:
+        unit = " (%)" if numerals.is_rate(metric) else ""
+        y_axis = dataclasses.replace(shown.axis, label=numerals.metric_label(metric) + unit)
+        panel = Panel(axes.linear(0, last, "step", most=5), y_axis, right=36)
+        figures.append(plot(study, metric, drawn, panel))
     return [dataclasses.replace(figures[0], starts_row=True), *figures[1:]]
 
 
-def _plot(
-    study: Study, metric: str, drawn: list[Trial], y_axis: axes.Axis, last_step: float
-) -> Figure:
-    label = numerals.metric_label(metric)
-    unit = " (%)" if numerals.is_rate(metric) else ""
-    panel = Panel(
-        axes.linear(0, last_step, "step", most=5),
-        dataclasses.replace(y_axis, label=label + unit),
-        right=36,
-    )
+def _plot(study: Study, metric: str, drawn: Sequence[Trial], panel: Panel) -> Figure:
     leaders = {trial.number: rank for rank, trial in enumerate(study.leaders, 1)}
     drawn = [trial for trial in drawn if metric in trial.evaluations]
     points = max(FEWEST_POINTS, POINTS // max(1, len(drawn)))
@@ -85,28 +103,34 @@ def _plot(
                 ends.append(_cross(panel, trial, metric))
     # So many curves are a texture, in which only those that are pointed at need a mark of their own.
     thin = " crowd" if len(drawn) > CROWD else " many" if len(drawn) > MANY else ""
-    clip = f"clip-{metric.replace('/', '-')}"
     parts = [
-        clip_area(panel, clip),
+        clip_area(panel, metric),
         *(references.band(panel, study) if metric == study.metric else []),
         *panel.frame(),
-        svg.element("g", "".join(behind + ends), class_=f"curves{thin}", clip_path=f"url(#{clip})")
+        svg.element(
+            "g", "".join(behind + ends), class_=f"curves{thin}", clip_path=f"url(#{_clip(metric)})"
+        )
         if behind
         else "",
-        *_front(panel, study, metric, clip),
+        *front(panel, metric, [(t, f"rank{leaders[t.number]}") for t in study.leaders[::-1]]),
     ]
-    return Figure(
-        f"curve-{metric.replace('/', '-')}",
-        "",
-        "",
-        svg.picture(
-            panel.width, panel.height, f"{label} against step, a line a trial", parts, f"svg-{clip}"
-        ),
-    )
+    return figure(panel, metric, "a line a trial", parts)
 
 
-def clip_area(panel: Panel, name: str) -> str:
-    """Returns the area outside of which curves are not drawn, with room for lines on its border."""
+def figure(panel: Panel, metric: str, told: str, parts: Sequence[str]) -> Figure:
+    """Returns the plot of a metric against the step, of its parts."""
+    label = f"{numerals.metric_label(metric)} against step, {told}"
+    picture = svg.picture(panel.width, panel.height, label, parts, f"svg-{_clip(metric)}")
+    return Figure(f"curve-{metric.replace('/', '-')}", "", "", picture)
+
+
+def _clip(metric: str) -> str:
+    """Returns the name of a metric's `clip_area`."""
+    return f"clip-{metric.replace('/', '-')}"
+
+
+def clip_area(panel: Panel, metric: str) -> str:
+    """Returns the area to which a metric's curves are cut, with room for lines on its border."""
     area = svg.element(
         "rect",
         x=float(panel.left - 2),
@@ -114,35 +138,47 @@ def clip_area(panel: Panel, name: str) -> str:
         width=float(panel.end - panel.left + 4),
         height=float(panel.base - panel.top + 6),
     )
-    return svg.element("clipPath", area, id=name)
+    return svg.element("clipPath", area, id=_clip(metric))
 
 
-def _front(panel: Panel, study: Study, metric: str, clip: str) -> list[str]:
-    """Returns the best few trials' curves, the best on top, their best steps and their numbers."""
+def front(
+    panel: Panel, metric: str, trials: Sequence[tuple[Trial, str]], label: str = "label"
+) -> list[str]:
+    """Returns the curves that stand out, the last on top, with their best steps and their numbers.
+
+    Args:
+      panel: the plot.
+      metric: the metric, in whose `clip_area` the curves stay.
+      trials: with the class of each.
+      label: the classes of all numbers.
+    """
     lines, stars, ends = [], [], []
-    for rank, trial in reversed(list(enumerate(study.leaders, 1))):
+    for trial, class_ in trials:
         if metric not in trial.evaluations:
             continue
-        lines.append(curve(panel, trial, metric, trial_lib.CURVE_POINTS + 1, f"front rank{rank}"))
+        lines.append(curve(panel, trial, metric, trial_lib.CURVE_POINTS + 1, f"front {class_}"))
         steps, values = trial.evaluations["step"], trial.evaluations[metric]
         at = np.flatnonzero((steps == trial.best_step) & np.isfinite(values))
         if metric.startswith(SPLITS[0]) and len(at):
-            x, y = (
-                float(f(v))
-                for f, v in zip(
-                    (panel.across, panel.up), (steps[at[0]], values[at[0]]), strict=True
-                )
-            )
-            stars.append(svg.star(x, y, f"star rank{rank}", trial=trial.number))
+            x, y = float(panel.across(steps[at[0]])), float(panel.up(values[at[0]]))
+            stars.append(svg.star(x, y, f"star {class_}", trial=trial.number))
         finite = values[np.isfinite(values)]
         if len(finite):
-            ends.append((float(np.clip(panel.up(finite[-1]), panel.top, panel.base)), trial, rank))
+            ends.append(
+                (float(np.clip(panel.up(finite[-1]), panel.top, panel.base)), trial, class_)
+            )
     places = svg.spread([y for y, _, _ in ends], 13, panel.top + 4, panel.base)
     labels = [
-        svg.text(panel.end + 12, y + 4, str(t.number), f"label rank{rank}", data_t=t.number)
-        for y, (_, t, rank) in zip(places, ends, strict=True)
+        svg.text(
+            panel.end + 12,
+            y + 4,
+            str(groups.number(t)),
+            f"{label} {class_}",
+            data_t=t.number,
+        )
+        for y, (_, t, class_) in zip(places, ends, strict=True)
     ]
-    return [svg.element("g", "".join(lines), clip_path=f"url(#{clip})"), *stars, *labels]
+    return [svg.element("g", "".join(lines), clip_path=f"url(#{_clip(metric)})"), *stars, *labels]
 
 
 def curve(panel: Panel, trial: Trial, metric: str, points: int, class_: str | None) -> str:
