@@ -5,7 +5,6 @@ import re
 import shlex
 from pathlib import Path
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import next_draft, numerals, retrain_noise
 from playbook_jax.analysis.findings import ACT, LOOK, Finding
 from playbook_jax.analysis.study import Study
@@ -128,8 +127,7 @@ def launch(study: Study, workdir: str) -> tuple[str, ...]:
 
 def _launched(study: Study) -> str:
     """Returns the study config that the first trial was launched with, where that is known."""
-    directory = study.directory / "trials" / "000"
-    command = trial_lib.Trial(directory, {}, {}).provenance.get("command")
+    command = study.provenance(0).get("command")
     words = [word for word in command if isinstance(word, str)] if isinstance(command, list) else []
     if not words or not words[0].endswith("launch_study.py"):
         return ""

@@ -4,7 +4,6 @@ import dataclasses
 
 from etils import epath
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import (
     best_of,
     commands,
@@ -153,8 +152,7 @@ def _typical(study: Study, number: int) -> str:
 def _started(study: Study) -> str:
     """Returns when the first trial began, as far as its files say."""
     for trial in study.trials:
-        directory = study.directory / "trials" / f"{trial.number:03d}"
-        started = trial_lib.Trial(directory, {}, {}).provenance.get("started")
+        started = study.provenance(trial.number).get("started")
         if isinstance(started, str):
             return started[:16].replace("T", " ")
     return ""

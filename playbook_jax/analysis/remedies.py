@@ -37,11 +37,7 @@ def propose(study: Study, region: Region, on: set[str]) -> tuple[Proposal, ...]:
     Returns:
       Nothing where both are there: how to go on is then up to the reader.
     """
-    rate = next(
-        h
-        for h in study.hyperparameters
-        if h.name in region.direction.names and conditions.path(h.name) == RATE
-    )
+    rate = next(h for h in study.varying(RATE) if h.name in region.direction.names)
     added = _warmup(study) if "warmup_steps" not in on else None
     if added is None and "clip_norm" not in on:
         added = _clipping(study)
@@ -51,7 +47,7 @@ def propose(study: Study, region: Region, on: set[str]) -> tuple[Proposal, ...]:
 def early(study: Study) -> tuple[Proposal, ...]:
     """Returns warmup, longer warmup, or clipping where training is unstable in its first steps."""
     longest = _longest_warmup(study)
-    varying = _of_path(study, WARMUP)
+    varying = study.varying(WARMUP)
     if varying:
         proposals = [
             Proposal(EXTEND, h.name, longest, HIGH)
@@ -67,7 +63,7 @@ def early(study: Study) -> tuple[Proposal, ...]:
             added = dataclasses.replace(added, value={**added.value, "low": now})
         if added is not None and longest > now:
             return (added,)
-    clips = _of_path(study, CLIPPING) or study.base(CLIPPING)
+    clips = study.varying(CLIPPING) or study.base(CLIPPING)
     added = None if clips else _clipping(study)
     return () if added is None else (added,)
 
@@ -77,7 +73,7 @@ def clip_outliers(study: Study) -> tuple[Proposal, ...]:
     added = _clipping(study)
     if added is None:
         return ()
-    varying = _of_path(study, CLIPPING)
+    varying = study.varying(CLIPPING)
     if not varying:
         return (added,)
     low = added.value["low"]
@@ -99,7 +95,7 @@ def clip_less(study: Study, trial: Trial) -> tuple[Proposal, ...]:
     if added is None or not threshold:
         return ()
     low, high = added.value["low"], added.value["high"]
-    varying = [h for h in _of_path(study, CLIPPING) if h.name in trial.parameters]
+    varying = [h for h in study.varying(CLIPPING) if h.name in trial.parameters]
     proposals = [] if varying else [Proposal(SET, CLIPPING, float(f"{high / CLIP_BEYOND:.2g}"))]
     for h in varying:
         if isinstance(h.space, Range):
@@ -108,15 +104,10 @@ def clip_less(study: Study, trial: Trial) -> tuple[Proposal, ...]:
             if low > h.space.low:
                 proposals.append(Proposal(NARROW, h.name, low, LOW))
     smaller = min(1.0, float(threshold) / low)
-    for h in _of_path(study, RATE):
+    for h in study.varying(RATE):
         if isinstance(h.space, Range) and h.space.scale == "log" and smaller < 1:
             proposals.append(Proposal(EXTEND, h.name, float(f"{h.space.low * smaller:.2g}"), LOW))
     return tuple(proposals)
-
-
-def _of_path(study: Study, path: str) -> list[Hyperparameter]:
-    """Returns what varies a value of the config, under whatever condition."""
-    return [h for h in study.hyperparameters if conditions.path(h.name) == path]
 
 
 def _where(added: Proposal, rate: Hyperparameter) -> Proposal:

@@ -6,7 +6,6 @@ is made from the files of the study directory; whatever comes from them is escap
 
 from etils import epath
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import (
     commands,
     figures,
@@ -97,9 +96,7 @@ def _commands(study: Study, found: list[Finding]) -> str:
 def _footer(study: Study) -> str:
     more = []
     if study.best is not None:
-        directory = study.directory / "trials" / f"{study.best.number:03d}"
-        provenance = trial_lib.Trial(directory, {}, {}).provenance
-        commit = provenance.get("commit")
+        commit = study.provenance(study.best.number).get("commit")
         if commit:
             more.append(f"best trial trained at commit {str(commit)[:12]}")
     return page.footer(f"read from {commands.display_path(study)}", *more)

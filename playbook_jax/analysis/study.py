@@ -30,6 +30,7 @@ from playbook_jax.analysis.retrain_noise import RetrainNoise
 from playbook_jax.analysis.step_records import StepRecords
 from playbook_jax.analysis.thresholds import Threshold
 from playbook_jax.errors import UsageError
+from playbook_jax.studies import conditions
 
 # States that only a reader of files sees: the directory of a trial that had ended is gone, or its
 # files cannot be read.
@@ -133,6 +134,14 @@ class Study:
     def value(self, trial: Trial, path: str, default: Any = None) -> Any:
         """Returns a value of a trial's config: its own, or the base config's."""
         return trial.parameters.get(path, self.base(path, default))
+
+    def varying(self, path: str) -> list[Hyperparameter]:
+        """Returns what varies a value of the config, under whatever condition."""
+        return [h for h in self.hyperparameters if conditions.path(h.name) == path]
+
+    def provenance(self, number: int) -> dict[str, Any]:
+        """Returns what is known of how a trial was run; empty where nothing is."""
+        return trial_lib.Trial(_trial_directory(self.directory, number), {}, {}).provenance
 
     def of_state(self, *states: str) -> list[Trial]:
         """Returns the trials in any of the states."""

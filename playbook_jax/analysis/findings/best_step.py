@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import numerals, remedies
 from playbook_jax.analysis.findings import (
     ACT,
     CANNOT_TELL,
@@ -60,7 +60,6 @@ FEWEST = Threshold(
     math.inf,
     'complete trials; of fewer, nothing is "always" or "consistently"',
 )
-RATE = "hparams.learning_rate"
 DECAYING = ("linear", "cosine")  # schedules that go down to end_factor
 DECAYED = Threshold(
     "best_step.decayed",
@@ -180,7 +179,7 @@ def _rates_are_off(study: Study) -> bool:
     self-deception possible.
     """
     crowded = [f for f in boundary.check(study) if f.verdict in (ACT, LOOK)]
-    return any(conditions.path(p.name) == RATE for f in crowded for p in f.proposals)
+    return any(conditions.path(p.name) == remedies.RATE for f in crowded for p in f.proposals)
 
 
 def propose(study: Study, steps: int, sure: bool = True) -> tuple[Proposal, ...]:

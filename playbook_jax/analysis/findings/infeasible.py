@@ -117,10 +117,8 @@ def _rates(study: Study) -> list[Hyperparameter]:
     """Returns the learning rates that are searched on a logarithmic scale."""
     return [
         h
-        for h in study.hyperparameters
-        if conditions.path(h.name) == remedies.RATE
-        and isinstance(h.space, Range)
-        and h.space.scale == "log"
+        for h in study.varying(remedies.RATE)
+        if isinstance(h.space, Range) and h.space.scale == "log"
     ]
 
 

@@ -15,7 +15,6 @@ from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.study import Study
 from playbook_jax.analysis.thresholds import Threshold
-from playbook_jax.studies import conditions
 
 ORDER = 10  # the playbook: optimization failures are mended before anything else is tried
 
@@ -90,10 +89,8 @@ def check(study: Study) -> list[Finding]:
     study = study.drawn
     rates = [
         h
-        for h in study.hyperparameters
-        if h.ordered
-        and conditions.path(h.name) == remedies.RATE
-        and ("@" not in h.name or any(h.name in t.parameters for t in study.trials))
+        for h in study.varying(remedies.RATE)
+        if h.ordered and ("@" not in h.name or any(h.name in t.parameters for t in study.trials))
     ]
     if not rates:
         text = "The learning rate does not vary, so its edge is not seen."
@@ -230,7 +227,7 @@ def _on(study: Study) -> set[str]:
     return {
         name
         for name in ("warmup_steps", "clip_norm")
-        if any(conditions.path(h.name) == f"hparams.{name}" for h in study.hyperparameters)
+        if study.varying(f"hparams.{name}")
         or study.base(f"hparams.{name}")
         or study.specification.get("fixed", {}).get(f"hparams.{name}")
     }
