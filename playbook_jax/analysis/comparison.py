@@ -19,7 +19,7 @@ from playbook_jax.analysis import (
     numerals,
     study as study_lib,
 )
-from playbook_jax.analysis.fairness import Doubt
+from playbook_jax.analysis.fairness import ABOVE, Doubt
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question, isolation
 from playbook_jax.analysis.groups import Group, Member
 from playbook_jax.analysis.hyperparameters import Hyperparameter
@@ -56,15 +56,18 @@ class Comparison:
 
     Attributes:
       group: the studies as a group has them.
-      number: how many ended trials the study with the fewest has.
-      equal: the same with so many trials of each.
+      equal: the same with the first `number` trials of each.
       pairs: each study but the earliest, with the one before.
     """
 
     group: Group
-    number: int
     equal: Group
     pairs: tuple[Pair, ...]
+
+    @property
+    def number(self) -> int:
+        """How many ended trials the study with the fewest has."""
+        return min(len(member.study.ended) for member in self.group.members)
 
 
 def load(directories: Sequence[epath.PathLike]) -> Comparison:
@@ -90,8 +93,7 @@ def load(directories: Sequence[epath.PathLike]) -> Comparison:
             place = before + _counterpart(named, old)
             pairs.append(Pair(place, begin + index, _equal([found[place], named])))
         before = begin
-    number = min(len(named.study.ended) for named in found)
-    return Comparison(_group(found), number, _equal(found), tuple(pairs))
+    return Comparison(_group(found), _equal(found), tuple(pairs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,9 +213,7 @@ def check(compared: Comparison) -> list[Finding]:
 
 
 def _judged(pair: Pair, doubts: Sequence[Doubt]) -> Finding:
-    # They have been told already, all of them.
-    above = Doubt("see the question above.", "Mend first what speaks against the comparison.")
-    found = isolation.of(*pair.equal.arms, [above] if doubts else [])
+    found = isolation.of(*pair.equal.arms, [ABOVE] if doubts else [])
     sizes = _sizes(pair.equal)
     told = f"Compared are the first {numerals.plural(sizes[0], 'trial')} of each that ended."
     if len(sizes) > 1:

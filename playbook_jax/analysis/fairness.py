@@ -41,6 +41,10 @@ class Doubt:
     proposals: tuple[Proposal, ...] = ()
 
 
+# Where what speaks against a comparison has been told already, all of it.
+ABOVE = Doubt("see the question above.", "Mend first what speaks against the comparison.")
+
+
 def doubts(study: Study, hyperparameter: Hyperparameter, slices: list[Slice]) -> list[Doubt]:
     """Returns what makes the comparison of the slices unfair; nothing where it seems fair."""
     found = counts(study, slices)

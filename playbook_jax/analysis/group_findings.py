@@ -8,7 +8,7 @@ experiments to make progress toward their original goal …").
 import dataclasses
 
 from playbook_jax.analysis import findings, group_fairness
-from playbook_jax.analysis.fairness import Doubt
+from playbook_jax.analysis.fairness import ABOVE, Doubt
 from playbook_jax.analysis.findings import ACT, LOOK, Finding, isolation
 from playbook_jax.analysis.groups import Group
 from playbook_jax.analysis.hyperparameters import Hyperparameter
@@ -42,9 +42,7 @@ def read(group: Group) -> Reading:
     found = {member.name: findings.check(member.study) for _, member in group.read}
     doubts = group_fairness.doubts(group, found)
     together = [group_fairness.check(group, found, doubts)]
-    # They have been told already, all of them.
-    above = Doubt("see the question above.", "Mend first what speaks against the comparison.")
-    together += [isolation.of(study, h, [above] if doubts else []) for study, h in asked(group)]
+    together += [isolation.of(study, h, [ABOVE] if doubts else []) for study, h in asked(group)]
     return Reading(group, found, doubts, together)
 
 

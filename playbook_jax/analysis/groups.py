@@ -86,7 +86,7 @@ class Group:
         """Like `joined`, with the hyperparameters' own names: each once, with the first one's space."""
         return self._as_study(apart=False)
 
-    @property
+    @functools.cached_property
     def arms(self) -> tuple[Study, Hyperparameter]:
         """All trials as one study, and the one scientific hyperparameter that tells its studies apart.
 

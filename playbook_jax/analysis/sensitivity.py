@@ -151,8 +151,7 @@ def analyze(study: Study) -> Sensitivity | None:
     quality = 1 - whole.left_out / mean_left_out
     views = _Views(study, axes, columns, pairs, whole, whole.chance <= level and quality > 0)
     effects = [_effect(views, h, h.name in hinted) for h in axes]
-    by_name = {h.name: h for h in axes}
-    joint = [_pair(by_name, pair, columns, pairs, whole) for pair in pairs if views.told]
+    joint = [_pair(views, pair) for pair in pairs if views.told]
     return Sensitivity(
         tuple(sorted(effects, key=lambda effect: -effect.share)),
         tuple(sorted(joint, key=lambda effect: -effect.share)),
@@ -321,16 +320,11 @@ def _effect(views: _Views, h: Hyperparameter, hinted: bool) -> Effect:
     return Effect((h,), share, least, matters, noise, size, best, good)
 
 
-def _pair(
-    axes: Mapping[str, Hyperparameter],
-    pair: Names,
-    columns: Mapping[str, np.ndarray],
-    pairs: Mapping[Names, np.ndarray],
-    whole: _Fit,
-) -> Effect:
-    kept = [*columns.values(), *(c for other, c in pairs.items() if other != pair)]
-    share, odds, _ = _lost(whole, kept)
-    return Effect(tuple(axes[name] for name in pair), share, odds, True)
+def _pair(views: _Views, pair: Names) -> Effect:
+    """Returns what two of the hyperparameters explain together, beyond what each does."""
+    others = [c for other, c in views.pairs.items() if other != pair]
+    share, odds, _ = _lost(views.whole, [*views.columns.values(), *others])
+    return Effect(tuple(h for h in views.axes if h.name in pair), share, odds, True)
 
 
 def _lost(whole: _Fit, kept: list[np.ndarray]) -> tuple[float, float, _Fit]:
