@@ -110,6 +110,12 @@ class Comparison:
     baseline: Side | None
     worth: float | None = None
 
+    @property
+    def sides(self) -> dict[str, Side]:
+        """The sides that there are, by name."""
+        pairs = zip(SIDES, (self.candidate, self.baseline), strict=True)
+        return {name: side for name, side in pairs if side is not None}
+
     def costs(self, side: Side) -> np.ndarray:
         """Returns a side's objectives, turned so that less is better."""
         return (-1 if self.maximize else 1) * side.objectives

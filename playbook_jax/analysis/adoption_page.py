@@ -12,7 +12,7 @@ from playbook_jax.analysis import (
     page,
     svg,
 )
-from playbook_jax.analysis.adoption import ADOPT, SIDES, Comparison, Decision, Side
+from playbook_jax.analysis.adoption import ADOPT, Comparison, Decision
 from playbook_jax.analysis.markup import escape, items, tag
 from playbook_jax.analysis.panel import Panel
 
@@ -51,23 +51,16 @@ def render(comparison: Comparison, decision: Decision) -> str:
     return page.html(f"{question} Replicates", [part for part in body if part])
 
 
-def _sides(comparison: Comparison) -> list[tuple[str, Side]]:
-    pairs = zip(SIDES, (comparison.candidate, comparison.baseline), strict=True)
-    return [(name, side) for name, side in pairs if side is not None]
-
-
 def _figure(comparison: Comparison) -> str:
     """Returns the runs of both sides as points, with their means and the intervals of these."""
-    sides = _sides(comparison)
-    values = np.concatenate([side.objectives for _, side in sides])
+    sides = comparison.sides
+    values = np.concatenate([side.objectives for side in sides.values()])
     if not len(values):
         return tag("p", "No run has come to its end.", class_="hint")
     shown = objective_axis.objectives(comparison.metric, values, comparison.maximize)
-    panel = Panel(
-        axes.levels([name for name, _ in sides], "side"), shown.axis, width=470, height=300
-    )
+    panel = Panel(axes.levels(list(sides), "side"), shown.axis, height=300)
     parts = panel.frame()
-    for i, (_, side) in enumerate(sides):
+    for i, side in enumerate(sides.values()):
         parts += _runs(panel, i, side.objectives)
     label = f"{shown.axis.label} of each run of both sides, and the means"
     picture = svg.picture(panel.width, panel.height, label, parts, "svg-runs")

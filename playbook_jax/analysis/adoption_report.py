@@ -18,6 +18,7 @@ from playbook_jax.analysis.adoption import (
     Decision,
     Side,
 )
+from playbook_jax.analysis.study_changes import BOOKKEEPING
 
 FILE_NAME = "adoption.json"
 SECTION = "Determining whether to adopt a training pipeline change or hyperparameter configuration"
@@ -32,8 +33,6 @@ PLAYBOOK = (
     "features-that-can-go",
     "gain-outweighs-complexity",
 )
-# Bookkeeping: no reader of "what would change" asks for it.
-_UNTOLD = ("notes", "seed", "seeds.", "checkpoint.", "log_every_steps", "save_predictions")
 _SHOWN_CHANGES = 8
 _UNEQUAL = 2  # sides tuned with this many times as many trials are not equally tuned
 
@@ -176,7 +175,7 @@ def changes(comparison: Comparison) -> list[str]:
     return [
         f"{name}: {value(old, name)} → {value(new, name)}"
         for name in sorted(old.keys() | new.keys())
-        if not name.startswith(_UNTOLD)
+        if not name.startswith(BOOKKEEPING)
         and (name not in old or name not in new or old[name] != new[name])
     ]
 
@@ -251,11 +250,8 @@ def complexity(comparison: Comparison) -> str:
 
 def caveats(comparison: Comparison, decision: Decision) -> list[str]:
     """Returns what a reader of the verdict must know, a sentence or two each."""
-    sides = [("candidate", comparison.candidate), ("baseline", comparison.baseline)]
     found = []
-    for name, side in sides:
-        if side is None:
-            continue
+    for name, side in comparison.sides.items():
         for count, what in ((side.failed, "failed"), (side.unfinished, "have not ended")):
             if count:
                 found.append(f"Of the {name}'s replicates {count} {what}, and are left out.")

@@ -36,10 +36,9 @@ def text(comparison: Comparison, decision: Decision, width: int = 100) -> str:
 
 def told(comparison: Comparison, decision: Decision) -> list[str]:
     """Returns what is to know beside the numbers: luck, the difference, caveats; a sentence or more each."""
-    sides = {"candidate": comparison.candidate, "baseline": comparison.baseline}
     if comparison.vary == NOTHING:
         return [_repeats(comparison)]
-    found = [_luck(name, side, comparison) for name, side in sides.items() if side is not None]
+    found = [_luck(name, side, comparison) for name, side in comparison.sides.items()]
     found.append(_difference(comparison, decision))
     found += [f"Note: {caveat}" for caveat in adoption_report.caveats(comparison, decision)]
     return [line for line in found if line]
@@ -85,20 +84,16 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
             value(found["sampling_error"]),
         ]
 
-    columns = [
-        [
-            numerals.metric_label(comparison.metric),
-            "replicates",
-            "mean",
-            "median",
-            "trial standard deviation",
-            "validation sampling error",
-        ],
-        column("candidate", comparison.candidate),
+    titles = [
+        numerals.metric_label(comparison.metric),
+        "replicates",
+        "mean",
+        "median",
+        "trial standard deviation",
+        "validation sampling error",
     ]
-    if comparison.baseline is not None:
-        columns.append(column("baseline", comparison.baseline))
-    return list(zip(*columns, strict=True))
+    columns = [column(name, side) for name, side in comparison.sides.items()]
+    return list(zip(titles, *columns, strict=True))
 
 
 def _luck(name: str, side: Side, comparison: Comparison) -> str:

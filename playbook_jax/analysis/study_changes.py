@@ -13,16 +13,10 @@ from playbook_jax.studies.search_space import Range
 
 # How long and on how much trials train.
 BUDGET = ("max_train_steps", "batch_size")
+# No reader of "what would change" asks for it.
+BOOKKEEPING = ("notes", "seed", "seeds.", "checkpoint.", "log_every_steps", "save_predictions")
 # What a change of which is no change of the question.
-UNTOLD = (
-    "notes",
-    "seed",
-    "seeds.",
-    "checkpoint.",
-    "log_every_steps",
-    "save_predictions",
-    "steps_per_call",
-)
+UNTOLD = (*BOOKKEEPING, "steps_per_call")
 
 SPACE, TUNED, LEFT, FIXED, LENGTH, ELSE = KINDS = (
     "search space",
