@@ -120,7 +120,10 @@ def _refuse_other_objectives(studies: Sequence[Study]) -> None:
     first, *others = studies
     for other in others:
         if dict(other.specification["objective"]) != dict(first.specification["objective"]):
-            each = [f"{s.directory} has {s.metric} ({_mode(s)})" for s in (first, other)]
+            each = [
+                f"{s.directory} has {s.metric} ({s.specification['objective']['mode']})"
+                for s in (first, other)
+            ]
             raise UsageError(
                 f"the objectives differ, so the best values cannot be compared: {' and '.join(each)}"
             )
@@ -129,10 +132,6 @@ def _refuse_other_objectives(studies: Sequence[Study]) -> None:
 def _equal(found: Sequence[_Named]) -> Group:
     number = min(len(named.study.ended) for named in found)
     return _group([dataclasses.replace(n, study=_first(n.study, number)) for n in found])
-
-
-def _mode(study: Study) -> str:
-    return "max" if study.maximize else "min"
 
 
 def _names(paths: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """`findings.json`, beside the report: what the checks found, for programs to read."""
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -44,9 +45,7 @@ def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
       `verdicts` (how many findings have each) and `findings`: of each one all that
       `findings.Finding` has, in the report's order.
     """
-    states = dict.fromkeys(sorted({trial.state for trial in study.trials}), 0)
-    for trial in study.trials:
-        states[trial.state] += 1
+    states = collections.Counter(sorted(trial.state for trial in study.trials))
     best, retrain = study.best, study.retrain
     return _plain(
         {
@@ -55,7 +54,7 @@ def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
             "study": study.name,
             "goal": study.goal,
             "objective": dict(study.specification["objective"]),
-            "trials": states,
+            "trials": dict(states),
             "best": best
             and {
                 "trial": best.number,

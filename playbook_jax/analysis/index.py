@@ -4,9 +4,10 @@ Source: playbook, "Setting up experiment tracking", which names the columns: the
 many trials ran, what the best checkpoint reached on validation, and how to reproduce it.
 """
 
+import collections
 import dataclasses
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from playbook_jax import trial as trial_lib
@@ -45,7 +46,7 @@ class _Row:
     name: str
     config: Path
     notes: str
-    states: Mapping[str, int]
+    states: collections.Counter[str]
     metric: str
     maximize: bool
     best: float | None
@@ -137,16 +138,13 @@ def _rows(studies: Sequence[Study]) -> list[_Row]:
 
 def _row(study: Study) -> _Row:
     entry = ledger.entry(study)
-    states: dict[str, int] = {}
-    for status in study.statuses:
-        states[status["state"]] = states.get(status["state"], 0) + 1
     directories = [study.trial_directory(index) for index in range(len(study.trials))]
     return _Row(
         directory=study.path,
         name=str(entry.study),
         config=Path(entry.config),
         notes=str(entry.notes),
-        states=states,
+        states=collections.Counter(status["state"] for status in study.statuses),
         metric=str(entry.metric),
         maximize=study.specification["objective"]["mode"] == "max",
         best=entry.best_validation,
@@ -183,10 +181,6 @@ def _of_group(directory: Path, rows: Sequence[_Row]) -> _Row:
     """Returns the row of a group, from those of its studies."""
     stored = trial_lib.read_json(directory / _GROUP, {})
     stored = stored if isinstance(stored, dict) else {}
-    states: dict[str, int] = {}
-    for row in rows:
-        for state, number in row.states.items():
-            states[state] = states.get(state, 0) + number
     bests = [row.best for row in rows if row.best is not None and row.metric == rows[0].metric]
     choose_best = max if rows[0].maximize else min
     return dataclasses.replace(
@@ -195,7 +189,7 @@ def _of_group(directory: Path, rows: Sequence[_Row]) -> _Row:
         name=str(stored.get("name") or directory.name),
         config=directory / _GROUP,
         notes=str(stored.get("goal") or ""),
-        states=states,
+        states=sum((row.states for row in rows), collections.Counter()),
         best=choose_best(bests, default=None),
         started=min((row.started for row in rows if row.started), default=""),
         ended=max(row.ended for row in rows),
