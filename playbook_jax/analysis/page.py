@@ -27,15 +27,16 @@ def write(path: epath.PathLike, text: str) -> epath.Path:
     return path
 
 
-def html(title: str, body: Sequence[str]) -> str:
+def html(title: str, body: Sequence[str], *scripts: str) -> str:
     """Returns a whole page.
 
     Args:
       title: as plain text.
       body: its sections, as markup.
+      *scripts: the names of scripts beside the one of all pages, "choose.js".
     """
-    style, *scripts = ((_HERE / name).read_text() for name in ("page.css", "page.js", "choose.js"))
-    script = "".join(scripts)
+    style, *parts = ((_HERE / name).read_text() for name in ("page.css", "page.js", *scripts))
+    script = "".join(parts)
     page = "\n".join(
         [
             "<!doctype html>",

@@ -80,7 +80,7 @@ def render(study: Study, found: list[Finding]) -> str:
         _commands(study, found),
         _footer(study),
     ]
-    return page.html(f"{study.name}: study report", body)
+    return page.html(f"{study.name}: study report", body, "choose.js")
 
 
 def _commands(study: Study, found: list[Finding]) -> str:
