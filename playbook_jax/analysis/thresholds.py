@@ -5,8 +5,8 @@ A module of the analysis declares a threshold beside what uses it,
     NOISES = Threshold("enough_trials.noises", 2.0, 0, 10, "standard deviations from the best")
 
 and asks for it with `NOISES.of(study)`: a study carries what an analysis config has set, so that a check
-stays a pure function of the study. Without a config every one is its default. The name is that of the
-module and of the constant. `configs/analysis/default.py` lists them all.
+stays a pure function of the study. Without a config every one is its default. The name is "section.name"
+and stays the same when a module moves. `configs/analysis/default.py` lists them all.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from playbook_jax import analysis
 from playbook_jax.errors import UsageError, closest
 
 if TYPE_CHECKING:
     from playbook_jax.analysis.study import Study
 
 Values = Mapping[str, float]  # what is set, by the threshold's name
-_PACKAGES = ("playbook_jax.analysis", "playbook_jax.analysis.findings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +66,12 @@ class Threshold:
 
 
 def known() -> dict[str, Threshold]:
-    """Returns all thresholds by name, those of a section together and as they are declared."""
+    """Returns all thresholds that the modules of the analysis declare, by name, those of a section together."""
     found: dict[str, Threshold] = {}
-    for package in _PACKAGES:
-        path = importlib.import_module(package).__path__
-        for module in sorted(m.name for m in pkgutil.iter_modules(path) if not m.ispkg):
-            declared = vars(importlib.import_module(f"{package}.{module}"))
-            for threshold in declared.values():
-                if isinstance(threshold, Threshold) and threshold.name.startswith(f"{module}."):
-                    found[threshold.name] = threshold
+    for module in pkgutil.walk_packages(analysis.__path__, f"{analysis.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, Threshold):
+                found.setdefault(value.name, value)
     sections = sorted(found, key=lambda name: name.partition(".")[0])
     return {name: found[name] for name in sections}
 
