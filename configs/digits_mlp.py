@@ -13,7 +13,14 @@ def get_config() -> ConfigDict:
     """Returns the training config."""
     config = ConfigDict()
     config.workload = "digits"
-    config.model = ConfigDict({"name": "mlp", "hidden_sizes": (128, 128), "dtype": "float32"})
+    config.model = ConfigDict(
+        {
+            "name": "mlp",
+            "hidden_sizes": (128, 128),
+            "activation": "relu",  # or "gelu", "silu", "tanh"
+            "dtype": "float32",  # of the computation; or "bfloat16"
+        }
+    )
     config.dataset = ConfigDict(
         {
             "source": "memory",  # or "tf_data", which gives the same batches

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
             "virtual_batch_size": 64,  # examples behind each statistic, whatever the batch size
             "norm_placement": "pre",  # x + f(Norm(x)); or "res_post", "post"
             "zero_init_residual": True,  # the blocks begin as the identity
+            "activation": "relu",  # or "gelu", "silu", "tanh"
             "dtype": "float32",  # of the computation; or "bfloat16"
         }
     )

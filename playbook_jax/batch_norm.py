@@ -84,8 +84,15 @@ def _shifted_moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
     return c + mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
-def _moments(x: Any, axes: tuple[int, ...], device_groups: DeviceGroups | None) -> tuple[Any, Any]:
-    """Returns mean and biased variance over `axes`, which keep size 1, and over groups of devices."""
+def _moments(
+    x: Any, mask: Any, axes: tuple[int, ...], device_groups: DeviceGroups | None
+) -> tuple[Any, Any, Any]:
+    """Returns mean, biased variance and, under a mask, count over `axes` and groups of devices.
+
+    The axes keep size 1. The count is None where there is no mask.
+    """
+    if mask is not None:
+        return _masked_moments(x, mask, axes, device_groups)
     # A CPU reads x once for each of the two in any case. Elsewhere one reading is enough for both.
     mean, var = jax.lax.platform_dependent(
         x,
@@ -93,31 +100,86 @@ def _moments(x: Any, axes: tuple[int, ...], device_groups: DeviceGroups | None) 
         default=functools.partial(_shifted_moments, axes=axes),
     )
     if device_groups is None:
-        return mean, var
+        return mean, var, None
     # In one collective. A mean of squares would cancel again, so each device's moments are gathered.
-    means, variances = jax.lax.all_gather(
-        jnp.stack([mean, var]), AXIS, axis=1, axis_index_groups=device_groups
-    )
+    means, variances = _gather([mean, var], device_groups)
     mean = jnp.mean(means, 0)
-    return mean, jnp.mean(variances + jnp.square(means - mean), 0)
+    return mean, jnp.mean(variances + jnp.square(means - mean), 0), None
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5, 6))
+def _masked_moments(
+    x: Any, mask: Any, axes: tuple[int, ...], device_groups: DeviceGroups | None
+) -> tuple[Any, Any, Any]:
+    """Returns mean, biased variance and count of what the mask admits; 0, 0 and 0 where that is nothing."""
+
+    def sums(values: Any) -> Any:
+        # Not a product with the mask: what is masked may be NaN.
+        return jnp.sum(jnp.where(mask, values, 0), axes, keepdims=True)
+
+    count = sums(jnp.ones_like(x))
+    mean = sums(x) / jnp.maximum(count, 1)
+    var = sums(jnp.square(x - mean)) / jnp.maximum(count, 1)
+    if device_groups is None:
+        return mean, var, count
+    means, variances, counts = _gather([mean, var, count], device_groups)
+    count = jnp.sum(counts, 0)
+    shares = counts / jnp.maximum(count, 1)
+    mean = jnp.sum(shares * means, 0)
+    return mean, jnp.sum(shares * (variances + jnp.square(means - mean)), 0), count
+
+
+def _gather(arrays: list[Any], device_groups: DeviceGroups) -> Any:
+    """Returns [array, device, …] of the devices that share their statistics."""
+    groups = _index_groups(device_groups)
+    return jax.lax.all_gather(jnp.stack(arrays), AXIS, axis=1, axis_index_groups=groups)
+
+
+def _index_groups(device_groups: DeviceGroups) -> DeviceGroups | None:
+    # Under vmap, jax has collectives over the whole axis only.
+    return None if len(device_groups) == 1 else device_groups
+
+
+def _means(
+    arrays: list[Any],
+    mask: Any,
+    count: Any,
+    axes: tuple[int, ...],
+    device_groups: DeviceGroups | None,
+) -> Any:
+    """Returns [array, …]: the means that `_moments` takes, of each array, in one collective."""
+    if mask is None:
+        means = [jnp.mean(array, axes, keepdims=True) for array in arrays]
+        reduce = jax.lax.pmean
+    else:
+        parts = [jnp.where(mask, array, 0) / jnp.maximum(count, 1) for array in arrays]
+        means = [jnp.sum(part, axes, keepdims=True) for part in parts]
+        reduce = jax.lax.psum
+    if device_groups is None:
+        return means
+    return reduce(jnp.stack(means), AXIS, axis_index_groups=_index_groups(device_groups))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6, 7))
 def _normalize(
     x: Any,
     scale: Any,
     bias: Any,
+    mask: Any,
     axes: tuple[int, ...],
     epsilon: float,
     examples: int,
     device_groups: DeviceGroups | None,
-) -> tuple[Any, Any, Any]:
-    """Returns `x` normalized over `axes`, then scaled and shifted, and the mean and variance used.
+) -> tuple[Any, Any, Any, Any]:
+    """Returns `x` normalized over `axes`, then scaled and shifted, and the moments used.
 
-    These are those of the first `examples` along the first axis.
+    These are those of the first `examples` along the first axis, without what is masked: see `_moments`.
     """
-    mean, var = _moments(x[:examples], axes, device_groups)
-    return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+    mean, var, count = _moments(x[:examples], _first(mask, examples), axes, device_groups)
+    return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var, count
+
+
+def _first(mask: Any, examples: int) -> Any:
+    return None if mask is None else mask[:examples]
 
 
 @_normalize.defjvp
@@ -131,21 +193,20 @@ def _normalize_jvp(
 ) -> tuple[Any, Any]:
     # Written so that its transpose, the gradient, takes two sums over the batch (and one collective);
     # differentiating `_normalize` would give three.
-    x, scale, bias = primals
-    x_dot, scale_dot, bias_dot = tangents
-    mean, var = _moments(x[:examples], axes, device_groups)
+    x, scale, bias, mask = primals
+    x_dot, scale_dot, bias_dot, _ = tangents
+    mask = _first(mask, examples)
+    mean, var, count = _moments(x[:examples], mask, axes, device_groups)
     centered = x - mean
     root = jax.lax.rsqrt(var + epsilon)
     slope = root * scale
-    mean_dot = jnp.mean(x_dot[:examples], axes, keepdims=True)
-    half_var_dot = jnp.mean((centered * x_dot)[:examples], axes, keepdims=True)
-    if device_groups is not None:
-        mean_dot, half_var_dot = jax.lax.pmean(
-            jnp.stack([mean_dot, half_var_dot]), AXIS, axis_index_groups=device_groups
-        )
+    moved = [x_dot[:examples], (centered * x_dot)[:examples]]
+    mean_dot, half_var_dot = _means(moved, mask, count, axes, device_groups)
     slope_dot = root * scale_dot - slope * jnp.square(root) * half_var_dot
     y_dot = x_dot * slope + centered * slope_dot + (bias_dot - slope * mean_dot)
-    return (centered * slope + bias, mean, var), (y_dot, mean_dot, 2 * half_var_dot)
+    count_dot = None if count is None else jnp.zeros_like(count)
+    moments_dot = (mean_dot, 2 * half_var_dot, count_dot)
+    return (centered * slope + bias, mean, var, count), (y_dot, *moments_dot)
 
 
 def _device_groups(devices: int) -> DeviceGroups | None:
@@ -164,6 +225,25 @@ def _device_count() -> int:
         return 1
 
 
+def _check_real(*dtypes: Any) -> None:
+    for dtype in dtypes:
+        if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+            raise UsageError(
+                f"batch norm is of real numbers, not {jnp.dtype(dtype).name}; "
+                "give it real and imaginary parts as features of their own"
+            )
+
+
+def _broadcast(mask: Any, shape: tuple[int, ...]) -> Any:
+    mask = jnp.asarray(mask, bool)
+    try:
+        return jnp.broadcast_to(mask, shape)
+    except ValueError as error:
+        raise UsageError(
+            f"a mask of shape {mask.shape} does not broadcast to the input's {shape}"
+        ) from error
+
+
 class BatchNorm(nn.Module):
     """Batch normalization (https://arxiv.org/abs/1502.03167), in the place of `nn.BatchNorm`.
 
@@ -179,8 +259,15 @@ class BatchNorm(nn.Module):
 
     The parameters are `scale` and `bias`. The collection `batch_stats` has the moving averages `mean` and
     `var` (of the biased variance), float32 whatever the type of the input. A step makes them
-    momentum · old + (1 − momentum) · (mean over the device's groups). During initialization, and outside
-    of `AXIS`, there is one device.
+    momentum · old + (1 − momentum) · (mean over the device's groups, each weighed by what a mask leaves
+    of it). So `var` is the mean of the variances within the groups, by which training normalized, and not
+    the variance of all examples pooled (as init2winit has it), which also holds what the groups' means
+    differ by. During initialization, and outside of `AXIS`, there is one device.
+
+    What differs from `nn.BatchNorm`: `momentum` is 0.9 unless given, there 0.99, so the averages forget
+    ten times as fast; the arguments have another order; `virtual_batch_size` stands for `axis_name` and
+    `axis_index_groups`; `use_fast_variance` is not needed, since the variance never cancels; numbers are
+    real.
 
     Attributes:
       virtual_batch_size: must divide b, or be a multiple n b where n divides D; with `subsample` at most b.
@@ -212,16 +299,19 @@ class BatchNorm(nn.Module):
     scale_init: Callable[..., Any] = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Any, use_running_average: bool | None = None) -> Any:
+    def __call__(self, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> Any:
         """Returns `x` normalized.
 
         Args:
-          x: [examples, …] with the features along `axis`.
+          x: [examples, …] with the features along `axis`; real.
           use_running_average: see the attribute.
+          mask: of a shape that broadcasts to that of `x`: where it is false, as in the padding of a
+            sequence, a number is normalized like the others but does not enter the statistics. A group
+            of which nothing is left does not enter the moving averages.
 
         Raises:
           UsageError: a `ValueError`: the virtual batch size does not fit (the message names those that
-            do), or `axis` is the first.
+            do), `axis` is the first, a type is complex, or `mask` has another shape.
         """
         stored = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
@@ -232,6 +322,9 @@ class BatchNorm(nn.Module):
             raise UsageError(
                 f"axis {self.axis} of shape {x.shape} holds the examples, not the features"
             )
+        _check_real(x.dtype, self.dtype, self.param_dtype)
+        if mask is not None:
+            mask = _broadcast(mask, x.shape)
         # Of the statistics and parameters as they meet x, and as they are stored.
         shape = [n if axis in feature_axes else 1 for axis, n in enumerate(x.shape)]
         features = [x.shape[axis] for axis in feature_axes]
@@ -252,17 +345,30 @@ class BatchNorm(nn.Module):
             mean, var = (average.value.reshape(shape) for average in averages)
             y = (wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * factor) + summand
         else:
-            y, mean, var = self._by_batch(wide, factor, summand, feature_axes)
+            y, *moments = self._by_batch(wide, factor, summand, mask, feature_axes)
             if not self.is_initializing():
-                for average, new in zip(averages, (mean, var), strict=True):
-                    new = jnp.mean(new.reshape(-1, *features), 0)
-                    new = self.momentum * average.value + (1 - self.momentum) * new
-                    average.value = new.astype(jnp.float32)
+                self._move(averages, *moments, features)
         return y.astype(canonicalize_dtype(x, scale, bias, dtype=self.dtype))
 
+    def _move(
+        self, averages: tuple[Any, Any], mean: Any, var: Any, count: Any, features: list[int]
+    ) -> None:
+        """Moves the averages towards the mean over the groups, which a mask weighs by `count`."""
+        for average, new in zip(averages, (mean, var), strict=True):
+            new, old = new.reshape(-1, *features), average.value
+            if count is None:
+                new = jnp.mean(new, 0)
+            else:
+                counts = count.reshape(-1, *features)
+                total = jnp.sum(counts, 0)
+                new = jnp.sum(counts * new, 0) / jnp.maximum(total, 1)
+                new = jnp.where(total > 0, new, old)
+            new = self.momentum * old + (1 - self.momentum) * new
+            average.value = new.astype(jnp.float32)
+
     def _by_batch(
-        self, x: Any, scale: Any, bias: Any, feature_axes: list[int]
-    ) -> tuple[Any, Any, Any]:
+        self, x: Any, scale: Any, bias: Any, mask: Any, feature_axes: list[int]
+    ) -> tuple[Any, Any, Any, Any]:
         """Returns `x` normalized by its own statistics, and these: [groups, …] or like `scale`."""
         groups, devices, examples = 1, 1, x.shape[0]
         if self.virtual_batch_size is not None and not self.is_initializing():
@@ -273,8 +379,9 @@ class BatchNorm(nn.Module):
         statics = (self.epsilon, examples, _device_groups(devices))
         if groups == 1:
             # A leading axis of size 1 would make the sums several times slower on a CPU.
-            return _normalize(x, scale, bias, axes, *statics)
-        grouped = x.reshape(groups, -1, *x.shape[1:])
+            return _normalize(x, scale, bias, mask, axes, *statics)
+        shape = (groups, -1, *x.shape[1:])
+        mask = None if mask is None else mask.reshape(shape)
         axes = tuple(axis + 1 for axis in axes)
-        y, mean, var = _normalize(grouped, scale[None], bias[None], axes, *statics)
-        return y.reshape(x.shape), mean, var
+        y, *moments = _normalize(x.reshape(shape), scale[None], bias[None], mask, axes, *statics)
+        return y.reshape(x.shape), *moments

@@ -105,6 +105,26 @@ def dtype(name: str) -> Any:
     return DTYPES[name]
 
 
+# What a model may take between its layers.
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+}
+
+
+def activation(name: str) -> Callable[[Any], Any]:
+    """Returns the activation that a config names.
+
+    Raises:
+      UsageError: there is none of this name.
+    """
+    if name not in ACTIVATIONS:
+        raise unknown("model.activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
 def make_norm(
     kind: str, *, train: bool, virtual_batch_size: int | None = None, dtype: Any = None
 ) -> Callable[[Any], Any]:

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +268,18 @@ def test_a_panel_puts_the_low_end_below():
     panel = Panel(axis, axis, above=20)
     assert panel.at(0) == panel.base
     assert panel.at(1) == panel.top + 20
+
+
+@pytest.mark.playbook("hyperparameter-axis-plots")
+def test_the_crosses_of_infeasible_trials_are_red():
+    figure = hyperparameter_axes.draw(study()).figures[0]
+    crosses = [e for e in Page(figure.svg).elements if e.trial in (16, 17, 18, 19)]
+    assert [e.classes for e in crosses] == [["x"]] * 4
+    style = (Path(figures.__file__).parents[1] / "page.css").read_text()
+    (rule,) = re.findall(r"^\.x \{(.*?)\}", style, re.M)
+    assert "stroke: var(--bad)" in rule
+    colours = re.findall(r"--bad: #(\w{6})", style)
+    assert len(colours) == 2  # of the light page and of the dark one
+    for colour in colours:
+        red, green, blue = bytes.fromhex(colour)
+        assert red > 1.5 * max(green, blue), colour

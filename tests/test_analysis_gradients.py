@@ -335,3 +335,17 @@ def test_figures_of_odd_norms():
     for figure in constant.figures:
         Page(figure.svg)
         assert "nan" not in figure.svg
+
+
+@pytest.mark.playbook("aggressive-clipping")
+def test_hardly_more_than_half_of_the_updates_is_aggressive():
+    runs = [ordinary(i) for i in range(3)]
+    (finding,) = clipping.check(recorded(*runs, base=CLIP, fractions=[0.51, 0.5, 0.3]))
+    assert (finding.verdict, finding.trials) == (ACT, (0,))
+
+
+@pytest.mark.playbook("early-instability-between-evaluations")
+def test_early_are_the_first_500_steps():
+    for at, verdict in ((150, ACT), (470, ACT), (540, FINE)):
+        study = recorded(bumped(8.0, at=at, length=2000))
+        assert early_instability.check(study)[0].verdict == verdict, at

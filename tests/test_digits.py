@@ -1,9 +1,12 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
 
-from playbook_jax import checkpoints, config as config_lib, train, trial, workload
+from playbook_jax import checkpoints, config as config_lib, layers, train, trial, workload
 from playbook_jax.errors import UsageError
+from playbook_jax.studies import design, specification
 from tests import small
 
 CONFIG = config_lib.load(small.ROOT / "configs" / "digits_cnn.py")
@@ -93,3 +96,61 @@ def test_splits_are_disjoint_whole_and_like_each_other():
         shares = np.bincount(split["label"], minlength=10) / len(split["label"])
         # A tenth each, within three standard deviations of a random draw of 300.
         np.testing.assert_allclose(shares, 0.1, atol=3 * np.sqrt(0.1 * 0.9 / 300))
+
+
+@pytest.mark.playbook("architecture-is-a-family")
+@pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn"])
+def test_the_activation_is_a_hyperparameter_of_the_shipped_models(name, batch, tmp_path):
+    path = small.ROOT / "configs" / f"{name}.py"
+    config = config_lib.complete(config_lib.load(path))
+    logits, programs = {}, set()
+    for activation in layers.ACTIVATIONS:
+        changed = config_lib.override(config, {"model.activation": activation})
+        programs.add(config_lib.static_part(changed))
+        model = workload.find("digits")(changed)
+        variables = model.init(jax.random.key(0))
+        logits[activation] = np.asarray(model.apply(variables, batch, {}, {}, train=False)[0])
+    assert len(programs) == len(layers.ACTIVATIONS) >= 4
+    for one, two in itertools.combinations(logits, 2):
+        assert np.abs(logits[one] - logits[two]).max() > 1e-3, (one, two)
+    wrong = workload.find("digits")(config_lib.override(config, {"model.activation": "gelo"}))
+    with pytest.raises(UsageError, match=r"model\.activation.*gelu"):
+        wrong.init(jax.random.key(0))
+    # And so of a study: the three of the playbook's architecture vary by their config keys.
+    study = tmp_path / "study.py"
+    study.write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n"
+        f"    return ConfigDict({study_of(path, name)!r}, convert_dict=False)\n"
+    )
+    spec = specification.load(study)
+    points = [tuple(point.values()) for point in design.points(spec)]
+    assert len(set(points)) == len(points) == 8
+    for point in design.points(spec):
+        specification.trial_config(spec.base_config, 0, point, False)
+
+
+def study_of(path, name):
+    sizes = {"digits_mlp": "model.hidden_sizes", "digits_cnn": "model.channels"}[name]
+    return {
+        "name": "family",
+        "goal": "Which width, depth and activation?",
+        "base_config": str(path),
+        "objective": {"metric": "validation/loss", "mode": "min"},
+        "algorithm": "grid",
+        "scientific": {
+            "model.activation": {"values": ["relu", "gelu"]},
+            sizes: {"values": [[8], [16], [8, 8], [16, 16]]},
+        },
+    }
+
+
+def test_the_activation_of_the_mlp_is_the_one_that_is_named(batch):
+    config = config_lib.load(small.ROOT / "configs" / "digits_mlp.py")
+    values = {"model.activation": "tanh", "model.hidden_sizes": (7,)}
+    mlp = workload.find("digits")(config_lib.override(config, values))
+    variables = mlp.init(jax.random.key(0))
+    first, last = (variables["params"][f"Dense_{i}"] for i in (0, 1))
+    x = batch["image"].reshape(8, -1).astype(np.float64) / 8 - 1
+    hidden = np.tanh(x @ np.asarray(first["kernel"]) + first["bias"])
+    actual = mlp.apply(variables, batch, {}, {}, train=False)[0]
+    np.testing.assert_allclose(actual, hidden @ last["kernel"] + last["bias"], atol=1e-5)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -80,3 +82,12 @@ def test_tf_data_gives_the_same_batches_as_memory(arrays, num_shards):
 def test_shards_must_divide_the_batch():
     with pytest.raises(UsageError, match=r"num_shards 3 does not divide batch_size 32"):
         input_pipeline.num_shards_of(small.digits(dataset__num_shards=3))
+
+
+@pytest.mark.playbook("seeds-on-several-hosts")
+def test_shards_of_a_size_have_orders_of_their_own():
+    config = small.digits(batch_size=32, dataset__num_shards=4)
+    rows = indices_of(config, 100, 0, 3).reshape(3, 4, 8)  # 25 examples in each shard
+    orders = [rows[:, shard] // 4 for shard in range(4)]
+    for one, two in itertools.combinations(orders, 2):
+        assert not np.array_equal(one, two)

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from playbook_jax import layers
+from playbook_jax import config as config_lib, layers
 from playbook_jax.errors import UsageError
 from playbook_jax.layers import Residual, make_norm
+from tests import small
+from workloads import digits, stdlib_lm
 
 WIDTH = 8
 PLACEMENTS = ("pre", "res_post", "post")
@@ -166,3 +168,23 @@ def test_types_of_computation_by_name():
     assert layers.dtype("bfloat16") == jnp.bfloat16
     with pytest.raises(UsageError, match=r"unknown model.dtype 'bfloat'; did you mean 'bfloat16'"):
         layers.dtype("bfloat")
+
+
+@pytest.mark.playbook("norm-inside-the-residual")
+def test_the_norm_is_inside_unless_the_config_says_otherwise():
+    x = inputs()
+    norm = functools.partial(make_norm, "layer", train=True)
+
+    class Unsaid(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Residual(norm)(x, lambda y: 3 * y)
+
+    wide = np.asarray(x, np.float64)
+    actual, _ = Unsaid().init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(actual, wide + 3 * normalized(wide, 1), atol=3e-6)
+    assert digits.CNN(channels=(4,)).norm_placement == "pre"
+    assert stdlib_lm.Transformer(1, 16, 2, 32).norm_placement == "pre"
+    for name in ("digits_cnn", "digits_tfds", "stdlib_lm"):
+        config = config_lib.load(small.ROOT / "configs" / f"{name}.py")
+        assert config.model.norm_placement in ("pre", "res_post")

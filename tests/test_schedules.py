@@ -1,5 +1,8 @@
 """Schedules, against the formulas evaluated by NumPy in float64."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from playbook_jax import schedules
 from playbook_jax.errors import UsageError
 
+ROOT = Path(__file__).parent.parent
 NAMES = ("constant", "linear", "cosine", "rsqrt")
 
 
@@ -177,3 +181,18 @@ def test_the_docs_say_why_there_are_no_piecewise_schedules():
     assert "Why do some papers have complicated learning rate schedules" in " ".join(
         schedules.__doc__.split()
     )
+
+
+@pytest.mark.playbook("default-decay")
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(ROOT.glob("configs/*.py")), ROOT / "scripts" / "template" / "config.py"],
+    ids=str,
+)
+def test_the_shipped_configs_decay_linearly_or_by_cosine(path):
+    (schedule,) = re.findall(r"config\.schedule = \"(\w+)\"", path.read_text())
+    assert schedule in ("linear", "cosine")
+    hparams = {"learning_rate": 0.1}
+    rates = schedules.make_schedule(schedule, hparams, 100)(np.arange(101))
+    assert np.all(np.diff(rates) < 0)
+    assert rates[-1] == 0

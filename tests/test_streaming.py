@@ -396,3 +396,27 @@ def test_the_page_names_scripts_and_flags_that_exist():
     keys = set(re.findall(r"`dataset\.(\w+)", PAGE))
     config = config_lib.load(small.ROOT / "configs" / "digits_tfds.py")
     assert keys == set(config.dataset) - {"shift"}
+
+
+@pytest.mark.playbook("preprocess-once")
+def test_each_example_is_preprocessed_once_however_many_epochs_are_trained(builder):
+    tf = import_tensorflow()
+    preprocessed, augmented = [], []
+
+    def counting(calls):
+        def count(label):
+            calls.append(1)
+            return label
+
+        return lambda label: tf.ensure_shape(tf.numpy_function(count, [label], tf.int64), [])
+
+    def preprocess(example):
+        return {**example, "label": counting(preprocessed)(example["label"])}
+
+    def augment(example, seed):
+        return {**shifted(example, seed), "label": counting(augmented)(example["label"])}
+
+    records = tiny_records.records(builder, preprocess=preprocess, augment=augment)
+    source(records, cache=True).feed(0, 3 * SIZE // 8)
+    assert len(preprocessed) == SIZE
+    assert len(augmented) >= 3 * SIZE // 8 * 8

@@ -251,3 +251,13 @@ def test_a_reason_is_stored_with_the_study(load):
     stored = spec.to_dict()
     assert stored["fixed"] == {"optimizer": "sgd", "hparams.momentum": 0.8}
     assert stored["fixed_reasons"] == {"optimizer": REASON["reason"]}
+
+
+@pytest.mark.playbook("fixed-values-are-caveats")
+def test_a_fixed_architecture_is_a_caveat(load):
+    question = {"hparams.dropout_rate": {"values": [0.0, 0.3]}}
+    found = doubts.find(
+        load(scientific=question, fixed=SETTLED | {"model.hidden_sizes": [64], "seed": 3})
+    )
+    (caveat,) = [doubt for doubt in found if doubt.startswith("fixed: ")]
+    assert caveat.startswith("fixed: model.hidden_sizes: what is found holds")

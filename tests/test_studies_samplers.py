@@ -321,3 +321,15 @@ def test_booleans_and_tuples_reach_the_config_as_they_are(load):
     )
     assert all(type(c.record_group_norms) is bool for c in configs)
     assert math.isclose(sum(c.record_group_norms for c in configs), 10)
+
+
+@pytest.mark.playbook("halton-sequence", "quasi-random-exploration", "low-discrepancy-points")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_dimension_has_the_prime_base_of_halton(seed):
+    # Of the first pᵐ points, one is in each pᵐ-th of the dimension with the prime p. Of Sobol's only the
+    # dimensions of base 2 would be so even.
+    spaces = parsed(a=UNIT, b=UNIT, c=UNIT, d=UNIT)
+    rows = samplers.sample("halton", spaces, 125, seed)
+    for name, size in (("a", 64), ("b", 81), ("c", 125), ("d", 49)):
+        parts = [int(row[name] * size) for row in rows[:size]]
+        assert sorted(parts) == list(range(size)), name

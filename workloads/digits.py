@@ -35,18 +35,20 @@ def load() -> dict[str, dict[str, np.ndarray]]:
 
 
 class MLP(nn.Module):
-    """Fully connected layers with ReLU and dropout."""
+    """Fully connected layers with an activation and dropout."""
 
     hidden_sizes: tuple[int, ...]
+    activation: str = "relu"
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: Any, dropout_rate: Any, train: bool) -> Any:
         """Returns logits [batch, CLASSES] for images [batch, 8, 8, 1] between -1 and 1."""
         dtype = layers.dtype(self.dtype)
+        act = layers.activation(self.activation)
         x = images.reshape(images.shape[0], -1)
         for size in self.hidden_sizes:
-            x = nn.relu(nn.Dense(size, dtype=dtype)(x))
+            x = act(nn.Dense(size, dtype=dtype)(x))
             x = Dropout(deterministic=not train)(x, dropout_rate)
         return nn.Dense(CLASSES, dtype=dtype)(x)
 
@@ -62,12 +64,14 @@ class CNN(nn.Module):
     virtual_batch_size: int | None = None
     norm_placement: str = "pre"
     zero_init_residual: bool = False
+    activation: str = "relu"
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: Any, dropout_rate: Any, train: bool) -> Any:
         """Returns logits [batch, CLASSES] for images [batch, 8, 8, 1] between -1 and 1."""
         dtype = layers.dtype(self.dtype)
+        act = layers.activation(self.activation)
         conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=dtype)
         norm = functools.partial(
             layers.make_norm,
@@ -81,13 +85,13 @@ class CNN(nn.Module):
             x = conv(channels, strides=min(stage + 1, 2))(x)
 
             def branch(y: Any, channels: int = channels) -> Any:
-                y = conv(channels)(nn.relu(y))
-                return conv(channels)(nn.relu(norm()(y)))
+                y = conv(channels)(act(y))
+                return conv(channels)(act(norm()(y)))
 
             x = Residual(norm, self.norm_placement, self.zero_init_residual)(x, branch)
         if self.norm_placement != "post":
             x = norm()(x)
-        x = nn.relu(x).reshape(x.shape[0], -1)
+        x = act(x).reshape(x.shape[0], -1)
         x = Dropout(deterministic=not train)(x, dropout_rate)
         return nn.Dense(CLASSES, dtype=dtype)(x)
 
