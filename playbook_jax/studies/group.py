@@ -58,6 +58,11 @@ class Member:
     values: Mapping[str, Any]
     specification: Specification
 
+    @property
+    def settled(self) -> dict[str, Any]:
+        """What is fixed in this study, and so in its trials, and perhaps not in the others of the group."""
+        return {key: v for key, v in self.specification.fixed.items() if "@" not in key}
+
 
 def members(specification: Specification) -> list[Member]:
     """Returns the studies of a group, one for each combination of the scientific values.
@@ -231,10 +236,10 @@ class GroupDirectory(StudyDirectory):
         super().release(undo)
 
     def points(self) -> list[dict[str, Any]]:
-        """Returns the hyperparameters of all trials, scientific ones and `seed` (if varied) included."""
+        """Returns the hyperparameters of all trials: also what their study has fixed, and a varied `seed`."""
         columns = [
             [
-                {**member.values, **self._seed(member, number), **parameters}
+                {**member.settled, **self._seed(member, number), **parameters}
                 for number, parameters in enumerate(
                     design.points(member.specification, [row["parameters"] for row in stored])
                 )
@@ -298,7 +303,7 @@ class GroupDirectory(StudyDirectory):
 
     def trials_of(self, index: int, trials: Trials) -> Trials:
         """Returns the trials of one study, with its own numbers and without what it has fixed."""
-        added = {*self.members[index].values}
+        added = {*self.members[index].settled}
         if self.members[index].specification.vary_seed:
             added |= {"seed"}
         return [

@@ -150,7 +150,7 @@ def trial_config(
 
 def total_steps(base_config: ConfigDict, parameters: Mapping[str, Any]) -> int:
     """Returns how many updates a trial makes; much faster than through its config."""
-    lengths = ("hparams.warmup_steps", "hparams.post_warmup_steps")
+    lengths = ("hparams.warmup_steps", "hparams.post_warmup_steps", "max_train_steps")
     parameters = {conditions.path(key): value for key, value in parameters.items()}
     varied = sum(parameters[name] - base_config[name] for name in lengths if name in parameters)
     return config_lib.total_steps(base_config) + int(varied)
