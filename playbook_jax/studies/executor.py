@@ -70,8 +70,9 @@ class Executor(Protocol):
         """Has every trial's config checked, before anything is written.
 
         Args:
-          shared: what all trials share: `base_config`, `vary_seed`, `command`, and `time_limit`, in
-            seconds a trial.
+          shared: what all trials share: `base_config`, `vary_seed`, `command`, `time_limit`, in seconds a
+            trial, `sources`, what the launcher has read of configs, and `recalled`, the workloads that the
+            trials which have begun were run with.
           trials: all that are to run, at least one.
 
         Returns:

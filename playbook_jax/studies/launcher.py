@@ -10,8 +10,9 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import config as config_lib, sources, trial as trial_lib
 from playbook_jax.studies import (
     conclusion,
     design,
@@ -80,6 +81,7 @@ def launch(config_path: str | Path, workdir: str | Path, options: Options) -> in
       UsageError: the study can't be run; nothing was written unless it had started.
     """
     with Stop() as stop:
+        sources.forget_configs()
         asked = specification_lib.load(config_path)
         specification, study = open_study(asked, workdir)
         run = _Run(specification, study, stop, options, doubts.find(asked))
@@ -139,6 +141,7 @@ class _Run:
         self._options, self._doubts = options, doubts
         self._tracker = Tracker(specification, study, stop, options.command, options.retry_failed)
         self._executor: Executor | None = None
+        self._stored: Trials = []
         self.keep = False
 
     def close(self) -> None:
@@ -150,7 +153,7 @@ class _Run:
     def to_the_end(self) -> int:
         """Prepares, runs the trials, and concludes; returns the exit code."""
         tracker = self._tracker
-        stored = self._study.stored_trials(self._specification)
+        stored = self._stored = self._study.stored_trials(self._specification)
         self.keep = bool(stored)
         tracker.add(stored, stored=True)
         if stored:
@@ -212,7 +215,24 @@ class _Run:
             "vary_seed": self._specification.vary_seed,
             "command": list(self._options.command),
             "time_limit": self._options.time_limit,
+            "sources": sources.known(),
+            "recalled": self._recalled(),
         }
+
+    def _recalled(self) -> list[sources.Source]:
+        """Returns the workloads that the trials which have begun were run with; says which have changed."""
+        by_workload: dict[str, dict[str, Any]] = {}
+        for row in self._stored:
+            name = row["parameters"].get("workload")
+            if name not in by_workload:
+                path = self._study.trial_directory(row["trial"]) / "provenance.json"
+                stored = trial_lib.read_json(path)
+                if isinstance(stored, dict):
+                    by_workload[name] = stored
+        found = [s for p in by_workload.values() for s in sources.of(p, sources.WORKLOAD)]
+        now = [s | {"text": sources.text_now(s)} for s in found]
+        sources.warn({"sources": found}, {"sources": now}, "the study")
+        return found
 
     def interrupted(self, no_room_for: str = "") -> int:
         """Ends a run that has to wait, or was told to; returns the exit code.

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from playbook_jax import config as config_lib
+from playbook_jax import config as config_lib, sources as sources_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import specification
 from playbook_jax.studies.executor import Trial
@@ -25,8 +25,15 @@ class Shared:
         vary_seed: bool,
         command: list[str],
         time_limit: float,
+        sources: Iterable[sources_lib.Source] = (),
+        recalled: Iterable[sources_lib.Source] = (),
     ) -> None:
         """Takes it as JSON has it."""
+        sources_lib.add(sources)
+        if recalled:
+            from playbook_jax import workload  # which a test of the launcher does without
+
+            workload.recall({"sources": recalled})
         self._base_config = config_lib.from_dict(base_config)
         self._vary_seed = vary_seed
         self.command, self.time_limit = command, time_limit
