@@ -218,7 +218,10 @@ class GroupDirectory(StudyDirectory):
         stored = trial_lib.read_json(path, {})
         problem = f"{path} cannot be read as a group; use another --workdir"
         stored_format.check(path, stored, FORMAT, problem)
-        old = [study["directory"] for study in stored["studies"]]
+        try:
+            old = [str(study["directory"]) for study in stored["studies"]]
+        except (LookupError, TypeError) as error:
+            raise UsageError(problem) from error
         new = [member.directory for member in self.members]
         started = any((self.path / name / "trials").is_dir() for name in old)
         if started:
@@ -335,7 +338,7 @@ class GroupDirectory(StudyDirectory):
             values = self.members[index].values.values()
             writer.writerow(
                 [
-                    self.members[index].directory,
+                    directory.cell(self.members[index].directory),
                     *map(directory.cell, values),
                     *counts,
                     best,

@@ -83,9 +83,22 @@ def read(directory: str | Path) -> list[Launch]:
     rows = stored.get("launches") if isinstance(stored, Mapping) else None
     names = {field.name for field in dataclasses.fields(Launch)}
     try:
-        return [Launch(**{k: v for k, v in row.items() if k in names}) for row in rows or []]
+        found = [Launch(**{k: v for k, v in row.items() if k in names}) for row in rows or []]
     except (TypeError, AttributeError):
         return []
+    return found if all(map(_is_sound, found)) else []
+
+
+def _is_sound(launch: Launch) -> bool:
+    """Returns whether all fields have the types that they are said to have."""
+    texts = ("time", "metric", "evidence", "verdict", "reason", "baseline", "note", "forced")
+    return (
+        all(isinstance(getattr(launch, name), str) for name in texts)
+        and isinstance(launch.trial, int)
+        and isinstance(launch.objective, int | float)
+        and isinstance(launch.improvement, int | float | None)
+        and all(isinstance(part, Mapping) for part in (launch.parameters, launch.config))
+    )
 
 
 def adopt(study: "Study", trial: str, evidence: str | Path | None, note: str, force: str) -> Launch:
