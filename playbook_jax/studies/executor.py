@@ -64,7 +64,14 @@ class Listener(Protocol):
 
 
 class Executor(Protocol):
-    """Runs trials; made when the launcher has the study's lock, closed when it is done."""
+    """Runs trials; made when the launcher has the study's lock, closed when it is done.
+
+    Attributes:
+      failures: of the trials that were validated, those that can't be run because their model raises, and
+        what it raises.
+    """
+
+    failures: Mapping[int, str]
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
         """Has every trial's config checked, before anything is written.

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,8 @@ class _Run:
             return self.interrupted()
         self._study.write(self._specification, tracker.trials)
         self.keep = True
+        if self._executor:
+            tracker.give_up(self._executor.failures)
         for doubt in () if stored else self._doubts:
             print(f"warning: {doubt}", file=sys.stderr)
         if self._executor and not tracker.run(self._executor):
@@ -196,11 +198,24 @@ class _Run:
         pack_choice.refuse_where_impossible(executor, study.lanes, pack)
         if not executor.validate(self._shared(), self._tracker.waiting):
             return False
+        self._refuse_if_none_can_run(executor.failures)
         if pack == pack_choice.AUTO and not begun:
             study.lanes = pack_choice.measure(executor, self._tracker.trials)
         if study.lanes > pack_choice.ALONE:
             executor.pack(study.lanes, self._tracker.trials)
         return not self._stop.requests
+
+    def _refuse_if_none_can_run(self, failures: Mapping[int, str]) -> None:
+        """Raises a WorkersFailedError where the models of all trials raise something."""
+        waiting = self._tracker.waiting
+        if len(failures) < len(waiting):
+            return
+        first = waiting[0]
+        shown = ", ".join(f"{name} {value}" for name, value in first["parameters"].items())
+        reason = failures[first["trial"]]
+        raise WorkersFailedError(
+            f"no trial can be run: trial {first['trial']} ({shown}): {reason}; see {self._study.logs}"
+        )
 
     def _most_jobs(self, left: int) -> int:
         """Returns as how many jobs so many trials can be run at most."""

@@ -208,14 +208,22 @@ def _refusal(study: "Study", number: int, found: Mapping[str, Any]) -> str:
     )
 
 
-def _write(directory: Path, launch: Launch) -> None:
-    known = [dataclasses.asdict(old) for old in read(directory)]
+def is_config_of(text: str, launch: Launch) -> bool:
+    """Returns whether this is the text that was written as the config of a launch."""
+    return text == _source(launch)
+
+
+def _source(launch: Launch) -> str:
     docstring = (
         f"Adopted on {launch.text}\n\n{launch.metric} {launch.objective:.4g} in its study.\n"
     )
+    return best_config.source(launch.config, docstring)
+
+
+def _write(directory: Path, launch: Launch) -> None:
+    known = [dataclasses.asdict(old) for old in read(directory)]
     try:
-        source = best_config.source(launch.config, docstring)
-        trial_lib.write_text(directory / CONFIG_NAME, source)
+        trial_lib.write_text(directory / CONFIG_NAME, _source(launch))
         rows = [*known, dataclasses.asdict(launch)]
         trial_lib.write_json(directory / FILE_NAME, {"format": FORMAT, "launches": rows})
     except OSError as error:
