@@ -9,6 +9,8 @@ import small
 import synthetic_study
 from test_studies_specification import RATE, write
 
+from playbook_jax import trial
+from playbook_jax.analysis import commands, study as study_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import specification
 
@@ -94,3 +96,31 @@ def test_a_study_too_large_to_be_meant_is_refused_at_once(tmp_path, changes, mes
     with pytest.raises(UsageError, match=message):
         specification.load(write(tmp_path / "study.py", **changes))
     assert specification.load(write(tmp_path / "study.py", num_trials=10_000)).num_trials == 10_000
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "advice", "command"),
+    [
+        ("halton", "(num_trials = 8 in the same study goes on)", "raise num_trials in its config"),
+        (
+            "list",
+            "(new points at the end of the list, and the",
+            "add points to the end of its list",
+        ),
+        ("grid", "(in a new study with algorithm 'halton': a grid", None),
+    ],
+)
+def test_the_advice_to_run_more_trials_is_one_that_the_launcher_takes(
+    tmp_path, algorithm, advice, command
+):
+    synthetic_study.write(tmp_path / "s", TRUTH, num_trials=4)
+    stored = trial.read_json(tmp_path / "s/study.json")
+    stored["specification"]["algorithm"] = algorithm
+    trial.write_json(tmp_path / "s/study.json", stored)
+    study = study_lib.load(tmp_path / "s")
+    assert advice in f"({study.more_trials('8')})"
+    purposes = [c.purpose for c in commands.commands(study, [])]
+    more = [text for text in purposes if text.startswith("Add trials")]
+    assert more == [
+        f"Add trials to this study: {command}, then go on. The trials that exist stay as they are."
+    ] * (command is not None)

@@ -95,7 +95,7 @@ def test_a_launch_beside_a_damaged_study_ends_well(tmp_path):
         lambda stored: stored | {"trials": {"a": 1}},
         lambda stored: stored | {"trials": [{"trial": "0", "parameters": {}}]},
         lambda stored: stored | {"specification": 3},
-        lambda stored: stored | {"specification": {**stored["specification"], "base_config": {}}},
+        lambda stored: stored | {"specification": {**stored["specification"], "base_config": [1]}},
         lambda stored: stored | {"format": 2, "packing": [8]},
     ],
 )
@@ -137,14 +137,15 @@ def test_no_table_of_a_study_has_formulas(tmp_path):
         num_trials=1,
         name="=cmd|' /C calc'!A0",
         goal="+1",
-        nuisance={"workload": {"values": ["=1+1"]}, "hparams.learning_rate": RATE},
+        nuisance={"workload": {"values": ["=1+1", "@a"]}, "hparams.learning_rate": RATE},
     )
     assert study.run()[0] == 0
     (row,) = pd.read_csv(study.path / "study.csv").to_dict("records")
-    assert row["workload"] == "'=1+1"
-    spaces = {"workload": search_space.Values(("=1+1",))}
+    value = trial_lib.load(study.path / "trials/000").config["workload"]
+    assert row["workload"] == f"'{value}"
+    spaces = {"workload": search_space.Values(("=1+1", "@a"))}
     points = tmp_path / "points.csv"
     pd.DataFrame([row])[["workload"]].to_csv(points, index=False)
-    assert explicit.read("points.csv", spaces, tmp_path / "x.py") == [{"workload": "=1+1"}]
+    assert explicit.read("points.csv", spaces, tmp_path / "x.py") == [{"workload": value}]
     (row,) = pd.read_csv(tmp_path / "ledger.csv").to_dict("records")
     assert (row["study"], row["notes"]) == ("'=cmd|' /C calc'!A0", "+1")

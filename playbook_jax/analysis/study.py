@@ -183,6 +183,15 @@ class Study:
         names = [name for role in ROLES for name in self.specification.get(role) or {}]
         return bool(names) and all(map(hyperparameters.is_seed, names))
 
+    def more_trials(self, number: str) -> str:
+        """Returns in words how the study is given more trials: as the launcher takes them."""
+        algorithm = self.specification.get("algorithm")
+        if algorithm == "list":
+            return "new points at the end of the list, and the same study goes on"
+        if algorithm == "grid":
+            return "in a new study with algorithm 'halton': a grid has as many as it has points"
+        return f"num_trials = {number} in the same study goes on"
+
     @property
     def ended(self) -> list[Trial]:
         """The trials that came to an end that says something of training: COMPLETE or INFEASIBLE."""

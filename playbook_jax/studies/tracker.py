@@ -199,7 +199,7 @@ class Tracker:
         again = shlex.join(self._command)
         raise FailAlikeError(
             f"{which} FAILED alike, so the others wait: {status['reason']} (see {self._study.logs}). "
-            f"Once it is mended: {again} --retry_failed; to go on with the others: {again}"
+            f"To go on with the others: {again}; once it is mended: {again} --retry_failed"
         )
 
     def _cause(self, trial: int) -> str:
