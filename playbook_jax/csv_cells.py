@@ -21,11 +21,4 @@ def read(cell: str) -> str:
 
 def _is_meant(text: str) -> bool:
     """Returns whether a text, or what stands behind its apostrophes, looks like a formula."""
-    bare = text.lstrip("'")
-    if not bare.startswith(_FORMULA):
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return True
-    return False
+    return text.lstrip("'").startswith(_FORMULA)

@@ -119,13 +119,15 @@ def test_a_damaged_list_of_launches_counts_as_none(tmp_path):
         assert launches.read(tmp_path) == []
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a", "\ta", "\ra", "'=a", "''=a", "-0.5-x"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+a", "-a", "@a", "\ta", "\ra", "'=a", "''=a", "-0.5", "+1e3"]
+)
 def test_a_text_that_looks_like_a_formula_is_none_and_is_read_back(text):
     assert csv_cells.guarded(text) == f"'{text}"
     assert csv_cells.read(csv_cells.guarded(text)) == text
 
 
-@pytest.mark.parametrize("value", [-0.5, 3, None, "a=b", "'a'", "", "-0.5", "+1e3", "'"])
+@pytest.mark.parametrize("value", [-0.5, 3, None, "a=b", "'a'", "", "'"])
 def test_other_cells_stay_as_they_are(value):
     assert csv_cells.guarded(value) == value
     assert csv_cells.read(str(value)) == str(value)
@@ -148,4 +150,4 @@ def test_no_table_of_a_study_has_formulas(tmp_path):
     pd.DataFrame([row])[["workload"]].to_csv(points, index=False)
     assert explicit.read("points.csv", spaces, tmp_path / "x.py") == [{"workload": value}]
     (row,) = pd.read_csv(tmp_path / "ledger.csv").to_dict("records")
-    assert (row["study"], row["notes"]) == ("'=cmd|' /C calc'!A0", "+1")
+    assert (row["study"], row["notes"]) == ("'=cmd|' /C calc'!A0", "'+1")
