@@ -1,11 +1,13 @@
 """What the scripts share: flags, the config flag with its overrides, one-line errors, exit codes."""
 
+import contextlib
 import copy
 import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -28,6 +30,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, config_flag: bool = Fals
       config_flag: whether the script takes `--config=FILE` with overrides
         (`--config.hparams.learning_rate=0.1`); `main` then finds the config in `FLAGS.config`.
     """
+    sys.stdout, sys.stderr = map(_Stream.around, (sys.stdout, sys.stderr))
     try:
         arguments = sys.argv if not config_flag else _define_config(sys.argv)
         rest = _parse(arguments)
@@ -35,9 +38,47 @@ def run(main: Callable[[Sequence[str]], int | None], *, config_flag: bool = Fals
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         code = BAD_INPUT
-    sys.stdout.flush()
-    sys.stderr.flush()
+    print(end="", flush=True)
+    print(end="", file=sys.stderr, flush=True)
     sys.exit(code or 0)
+
+
+class _Stream:
+    """Standard output or error whose reader may leave (`| head`): the work goes on, and says no more."""
+
+    @classmethod
+    def around(cls, stream: Any) -> Any:
+        """Returns the stream, which takes what is written also without a reader; None where there is none."""
+        return stream and cls(stream)
+
+    def __init__(self, stream: Any) -> None:
+        """Takes the stream."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes text."""
+        with self._forsaken():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Sends what was written."""
+        with self._forsaken():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns what else a stream has."""
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _forsaken(self) -> Iterator[None]:
+        """Lets what comes go nowhere once nobody reads, what the stream still holds at its end too."""
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def command() -> list[str]:

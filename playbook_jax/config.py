@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from playbook_jax import sources
 from playbook_jax.errors import UsageError, closest, unknown
 
 REQUIRED = (
@@ -96,7 +97,9 @@ class _FreshLoader(importlib.machinery.SourceFileLoader):
     """Compiles the file each time: bytecode on disk is blind to a change within the same second."""
 
     def get_code(self, fullname: str) -> Any:
-        return self.source_to_code(self.get_data(self.path), self.path)
+        data = self.get_data(self.path)
+        sources.note(sources.CONFIG, self.path, data.decode(errors="replace"))
+        return self.source_to_code(data, self.path)
 
 
 def load_python(path: str | Path) -> ConfigDict:

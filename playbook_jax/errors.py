@@ -15,6 +15,10 @@ class InputError(UsageError):
     """Data that cannot be read, or makes no sense. A run that meets it ends as FAILED for this reason."""
 
 
+class UnwritableError(UsageError):
+    """A file that cannot be written, where all that it would hold is known."""
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string."""
     matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)

@@ -250,12 +250,13 @@ def export(
         for value in values:
             if value not in known:
                 raise unknown(kind, value, known)
-    config = config_lib.from_dict(trial_lib.load(directory).config)
+    trial = trial_lib.load(directory)
+    config = config_lib.from_dict(trial.config)
     saved = checkpoints.load(directory, step)
     prefix = "polyak_" if polyak else ""
     if f"{prefix}params" not in saved:
         raise UsageError(f"{directory} keeps no averaged parameters (hparams.polyak_decay)")
-    workload = workload_lib.find(config.workload)(config)
+    workload = workload_lib.of_trial(trial)(config)
     examples = workload.splits()["validation"]
     variables = {name: saved[prefix + name] for name in ("params", "batch_stats")}
     model = make_model(workload, variables, examples, train_step.cast_hparams(config.hparams))

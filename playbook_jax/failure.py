@@ -9,10 +9,9 @@ from typing import Any
 
 import jax
 
-from playbook_jax import parallel, trial
+from playbook_jax import parallel, raised, trial
 from playbook_jax.errors import InputError, UsageError
 
-_LONG = 500
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
@@ -60,6 +59,4 @@ def _reason(error: Exception) -> str:
         return f"out of memory: {text[:300]}"
     if parallel.host_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
         return f"another host was lost, or the network: {text[:300]}"
-    if len(text) > _LONG:  # the cause is often said last
-        text = f"{text[: _LONG // 2]} … {text[-_LONG // 2 :]}"
-    return f"{type(error).__name__}: {text}"
+    return raised.describe(error)

@@ -88,7 +88,7 @@ def evaluate(
     if f"{prefix}params" not in saved:
         raise UsageError(f"{directory} keeps no averaged parameters (hparams.polyak_decay)")
     variables = {name: saved[prefix + name] or {} for name in ("params", "batch_stats")}
-    workload = workload_lib.find(config.workload)(config)
+    workload = workload_lib.of_trial(trial_lib.load(directory))(config)
     data = _split(workload, split)
     wanted = jax.eval_shape(workload.init, jax.random.key(0))
     differences = parameter_rules.differences(variables, {"batch_stats": {}, **wanted})
@@ -121,7 +121,7 @@ def score(directory: epath.PathLike, path: epath.PathLike, split: str) -> Result
       UsageError: the file can't be read, or does not fit the split.
     """
     config = _config(directory)
-    data = _split(workload_lib.find(config.workload)(config), split)
+    data = _split(workload_lib.of_trial(trial_lib.load(directory))(config), split)
     if np.ndim(splits.template(data).get("label")) != 1:
         raise UsageError(
             f"the workload {config.workload} has no `label` an example to compare with"

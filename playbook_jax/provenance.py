@@ -17,6 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from playbook_jax import sources
+
 _PACKAGES = (
     "jax",
     "jaxlib",
@@ -36,10 +38,57 @@ _PACKAGES = (
     "tensorflow-cpu",
     "tensorflow-datasets",
 )
-# How variables begin that change what is computed.
-COMPUTED = ("JAX_", "XLA_", "LIBTPU_", "NVIDIA_TF32", "OMP_")
-# These too, or on what; those of TensorFlow change no result.
-_ENVIRONMENT = (*COMPUTED, "TF_", "CUDA_VISIBLE_DEVICES")
+# The variables that change what is computed. By their names: how a name begins tells nothing, and what is
+# not listed may be a password.
+COMPUTED = (
+    "JAX_ALLOW_F16_REDUCTIONS",
+    "JAX_CPU_COLLECTIVES_IMPLEMENTATION",
+    "JAX_CPU_ENABLE_ASYNC_DISPATCH",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_DEFAULT_PRNG_IMPL",
+    "JAX_DISABLE_JIT",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS",
+    "JAX_ENABLE_CUSTOM_PRNG",
+    "JAX_ENABLE_X64",
+    "JAX_EXEC_TIME_OPTIMIZATION_EFFORT",
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL",
+    "JAX_NUMPY_DTYPE_PROMOTION",
+    "JAX_NUM_CPU_DEVICES",
+    "JAX_OPTIMIZATION_LEVEL",
+    "JAX_PLATFORMS",
+    "JAX_PLATFORM_NAME",
+    "JAX_RANDOM_SEED_OFFSET",
+    "JAX_SOFTMAX_CUSTOM_JVP",
+    "JAX_THREEFRY_GPU_KERNEL_LOWERING",
+    "JAX_THREEFRY_PARTITIONABLE",
+    "JAX_USE_DIRECT_LINEARIZE",
+    "JAX_USE_SHARDY_PARTITIONER",
+    "LIBTPU_INIT_ARGS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "XLA_FLAGS",
+    "XLA_PYTHON_CLIENT_ALLOCATOR",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+)
+# Those of TensorFlow, which reads the input, change no result.
+TENSORFLOW = (
+    "TF_CPP_MIN_LOG_LEVEL",
+    "TF_DETERMINISTIC_OPS",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_XLA_FLAGS",
+)
+# Variables that say where something is, or which host this is.
+PLACES = (
+    "CUDA_VISIBLE_DEVICES",
+    "JAX_COMPILATION_CACHE_DIR",
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+)
+_ENVIRONMENT = (*COMPUTED, *TENSORFLOW, *PLACES)
 # What holds for all runs of a trial: where its parameters began, and who looked at the test set.
 NOTES = ("initialized_from", "test_evaluations")
 _MAX_DIFF = 1_000_000  # characters; a larger diff is data, not an edit
@@ -51,7 +100,7 @@ def collect(
     earlier: Mapping[str, Any] = MappingProxyType({}),
     packing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns the contents of `provenance.json`.
+    """Returns the contents of `provenance.json`, the text of the workload and the configs among them.
 
     Args:
       command: what started the run; this process's own command when None.
@@ -80,7 +129,8 @@ def collect(
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         # Nor does a trial compute the same bits alone and beside others.
         "packing": None if packing is None else dict(packing),
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_ENVIRONMENT)},
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k in _ENVIRONMENT},
+        "sources": sources.known(),
         "seeds": dict(seeds),
     }
     notes = {name: earlier[name] for name in NOTES if name in earlier}
@@ -132,7 +182,9 @@ def _code() -> dict[str, Any]:
         except (OSError, subprocess.SubprocessError):
             return None  # no git, or no checkout: an installed package
 
-    commit = git("rev-parse", "HEAD")
+    # A package that is installed somewhere below a checkout is no part of that.
+    ours = git("ls-files", "--error-unmatch", str(Path(__file__)))
+    commit = git("rev-parse", "HEAD") if ours else None
     diff = git("diff", "HEAD") if commit else None
     untracked = git("ls-files", "--others", "--exclude-standard") if commit else None
     return {

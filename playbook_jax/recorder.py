@@ -23,6 +23,7 @@ from playbook_jax import (
     evaluation,
     parallel,
     provenance,
+    sources,
     train_step,
     transfer,
     trial,
@@ -170,6 +171,7 @@ class Recorder:
         self._laps = clock_lib.Laps(clock, self.step, self.config.batch_size)
         earlier = trial.read_json(self.directory / "provenance.json", {}) | self._origin
         origin = provenance.collect(command, config_lib.seeds(self.config), earlier, packing)
+        sources.warn(earlier, origin, "the trial")
         self._writer.write("provenance.json", origin)
         self._write_status(trial.RUNNING)
 

@@ -14,18 +14,15 @@ from typing import Any
 
 from etils import epath
 
-from playbook_jax import config as config_lib, provenance as provenance_lib, trial as trial_lib
+from playbook_jax import (
+    config as config_lib,
+    provenance as provenance_lib,
+    sources,
+    trial as trial_lib,
+)
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import places
 
-# Variables that say where something is, not what is computed: those of now hold.
-_PLACES = (
-    "CUDA_VISIBLE_DEVICES",
-    "JAX_COMPILATION_CACHE_DIR",
-    "JAX_COORDINATOR_ADDRESS",
-    "JAX_NUM_PROCESSES",
-    "JAX_PROCESS_ID",
-)
 _PLATFORMS = "JAX_PLATFORMS"  # what came of it is in the provenance too, as `backend`
 # Of a provenance, what the bits may depend on besides the code, versions and environment.
 _CIRCUMSTANCES = (
@@ -90,17 +87,19 @@ def set_up(provenance: Mapping[str, Any]) -> None:
 
 
 def _environment(provenance: Mapping[str, Any]) -> dict[str, str | None]:
-    """Returns the variables that are to be set, and None for those that are to go."""
+    """Returns the variables that are to be set, and None for those that are to go.
+
+    Those that say where something is hold as they are now. Of what a file names, which others may have
+    written, nothing else is set, and no flag that names a file: XLA would write, or run, what it names.
+    """
     then = {
-        name: value
+        name: " ".join(word for word in value.split() if "/" not in word)
         for name, value in provenance.get("environment", {}).items()
-        if name not in _PLACES
+        if name in provenance_lib.COMPUTED and isinstance(value, str)
     }
     if provenance.get("backend") == "cpu":
         then.setdefault(_PLATFORMS, "cpu")
-    computed = [name for name in os.environ if name.startswith(provenance_lib.COMPUTED)]
-    gone = [name for name in computed if name not in _PLACES]
-    return dict.fromkeys(gone) | then
+    return dict.fromkeys(name for name in provenance_lib.COMPUTED if name in os.environ) | then
 
 
 def run(
@@ -123,8 +122,9 @@ def run(
     Raises:
       UsageError: see `train.train`.
     """
-    from playbook_jax import train
+    from playbook_jax import train, workload
 
+    workload.recall(original.provenance)
     config = config_lib.from_dict(original.config)
     packed = original.provenance.get("packing")
     if not packed:
@@ -162,8 +162,8 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _between(then: Mapping[str, Any], now: Mapping[str, Any], later: str) -> list[str]:
     pairs = {name: (then[name], now.get(name)) for name in _CIRCUMSTANCES if name in then}
     pairs["packing"] = (then.get("packing"), now.get("packing"))
-    for part in ("versions", "environment"):
-        old, new = (_bearing(p.get(part) or {}) for p in (then, now))
+    for bearing in (_versions, _variables):
+        old, new = (bearing(p) for p in (then, now))
         pairs |= {name: (old.get(name), new.get(name)) for name in sorted(old | new)}
     lines = [
         f"{name} {_said(old)} then, {_said(new)} {later}"
@@ -178,13 +178,17 @@ def _between(then: Mapping[str, Any], now: Mapping[str, Any], later: str) -> lis
         old, new = ("changes" if any(edit) else "no changes" for edit in edits)
         new = f"other {new}" if old == new else new
         lines.insert(1, f"{old} that are not in the commit then, {new} {later}")
-    return lines
+    return lines + sources.changes(then, now)
 
 
-def _bearing(values: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables and versions without those that say where something is."""
-    skipped = (*_PLACES, _PLATFORMS)
-    return {k: v for k, v in values.items() if k not in skipped and not k.startswith("TF_")}
+def _versions(provenance: Mapping[str, Any]) -> dict[str, str]:
+    return provenance.get("versions") or {}
+
+
+def _variables(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the variables that bits may depend on."""
+    stored = provenance.get("environment") or {}
+    return {k: stored[k] for k in provenance_lib.COMPUTED if k in stored and k != _PLATFORMS}
 
 
 def _said(value: Any) -> str:

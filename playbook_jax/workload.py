@@ -6,16 +6,19 @@ registry.
 """
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from playbook_jax import sources, trial as trial_lib
 from playbook_jax.errors import UsageError, unknown
 from playbook_jax.records import Arrayed, Records
 
@@ -108,8 +111,24 @@ class Workload:
         return None
 
 
+_recalled: dict[str, Path] = {}  # by name
+
+
+def recall(provenance: Any) -> None:
+    """Lets `find` take the workload that a trial was run with from where it lay, if it still lies there.
+
+    That may be outside of the checkout and of the current directory. Comes before the first `find`.
+
+    Args:
+      provenance: the trial's, as its file has it.
+    """
+    for source in sources.of(provenance, sources.WORKLOAD):
+        if Path(source["path"]).is_file():
+            _recalled[Path(source["path"]).stem] = Path(source["path"])
+
+
 def find(name: str) -> type[Workload]:
-    """Returns the `Workload` subclass that `workloads/NAME.py` defines.
+    """Returns the `Workload` subclass that `workloads/NAME.py` defines; see `recall` for other places.
 
     Raises:
       UsageError: there is no such file, or it defines no workload or several.
@@ -118,11 +137,7 @@ def find(name: str) -> type[Workload]:
     for place in (str(Path.cwd()), str(Path(__file__).parent.parent)):
         if place not in sys.path:
             sys.path.append(place)
-    package = importlib.import_module("workloads")
-    known = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    if name not in known:
-        raise unknown("workload", name, known)
-    module = importlib.import_module(f"workloads.{name}")
+    module = sys.modules.get(f"workloads.{name}") or _load(name)
     classes = [
         value
         for value in vars(module).values()
@@ -135,3 +150,40 @@ def find(name: str) -> type[Workload]:
             f"workloads/{name}.py must define one subclass of Workload; it defines {len(classes)}"
         )
     return classes[0]
+
+
+def of_trial(trial: trial_lib.Trial) -> type[Workload]:
+    """Returns the workload that a trial was run with; says on standard error where its text has changed.
+
+    Raises:
+      UsageError: see `find`.
+    """
+    recall(trial.provenance)
+    found = find(trial.config["workload"])
+    sources.warn(trial.provenance, {"sources": sources.known()}, "the trial")
+    return found
+
+
+def _load(name: str) -> ModuleType:
+    """Returns the module of a workload, and notes its text and that of its neighbours which it imports."""
+    package = importlib.import_module("workloads")
+    before = set(sys.modules)
+    if name in _recalled:
+        full = f"workloads.{name}"
+        spec = importlib.util.spec_from_file_location(full, _recalled[name])
+        module = sys.modules[full] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[full]
+            raise
+    else:
+        known = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        if name not in known:
+            raise unknown("workload", name, known)
+        module = importlib.import_module(f"workloads.{name}")
+    for new in {n for n in sys.modules if n.startswith("workloads.")} - before:
+        sources.note(
+            sources.WORKLOAD, sys.modules[new].__file__, inspect.getsource(sys.modules[new])
+        )
+    return module

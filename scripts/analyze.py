@@ -7,7 +7,8 @@
 
 Writes report.html into the study directory, which opens in any browser, offline, and prints the
 findings in short. Works at any time, also while the study runs. Needs no jax. Of a group, the directory holds
-a study for each scientific value: their reports are written, and one that compares them.
+a study for each scientific value: their reports are written, and one that compares them. Where nothing
+can be written, as in somebody else's study, the findings are printed all the same, and the exit code is 0.
 
 An analysis config sets what the checks judge by; configs/analysis/default.py lists all of it. --replicates
 names the --workdir of scripts/replicate.py that says how large the retrain noise is, where that is another
@@ -16,6 +17,7 @@ study's; those of this study's trials are found by themselves.
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from absl import flags
 
 from playbook_jax import command_line
-from playbook_jax.errors import UsageError
+from playbook_jax.errors import UnwritableError, UsageError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("study", None, "The study directory: the --workdir of scripts/launch_study.py.")
@@ -64,15 +66,24 @@ def main(argv: list[str]) -> None:
     if groups.is_group(FLAGS.study):
         if FLAGS.replicates:
             raise UsageError("--replicates is for a study; the studies of a group find their own")
-        path, reading = group_report.write(FLAGS.study, False, FLAGS.analysis_config)
+        reading = group_report.read(FLAGS.study, FLAGS.analysis_config)
+        told = written(lambda: group_report.save(reading, alone=False))
         print(group_report.text(reading, width))
-        print(f"Report: {path}")
+        print(told)
         return
     read = study.load(FLAGS.study, FLAGS.analysis_config, FLAGS.replicates)
     found = findings.check(read)
-    path = report.save(read, found)
-    print(summary.text(read, found, width))
-    print(f"Report: {path}")
+    told = written(lambda: report.save(read, found))
+    print(summary.text(read, found, width))  # which names the next study, if it has been written
+    print(told)
+
+
+def written(write: Callable[[], object]) -> str:
+    """Writes a report; returns where it is, or why it is nowhere: what it says is printed anyway."""
+    try:
+        return f"Report: {write()}"
+    except UnwritableError as error:
+        return f"The report is not written: {error}"
 
 
 if __name__ == "__main__":

@@ -51,14 +51,18 @@ def list_all(root: str) -> None:
 
     studies = ledger.find(root)
     path, shown = ledger.write(root, studies), index.write(root, studies)
-    rows = [("study", "trials", "infeasible", "best", "directory")]
+    rows = [("study", "trials", "infeasible", "failed", "best", "directory")]
     for study in studies:
         entry = ledger.entry(study)
         best = (
             "" if entry.best_validation is None else f"{entry.metric} {entry.best_validation:.4g}"
         )
-        rows.append((entry.study, entry.trials, str(entry.infeasible), best, str(study.path)))
+        counts = (entry.trials, str(entry.infeasible), str(entry.failed))
+        rows.append((entry.study, *counts, best, str(study.path)))
     _print_table(rows)
+    for study in studies:
+        if study.problem:
+            print(f"Cannot be read: {study.problem}")
     found = [(launch, study) for study in studies for launch in launches.read(study.path)]
     for launch, study in sorted(found, key=lambda pair: pair[0].time):
         print(f"Launched {launch.text}; {study.path / launches.CONFIG_NAME}")
@@ -70,9 +74,10 @@ def show(study: ledger.Study) -> None:
     """Prints a study's question, its hyperparameters by role, and its best trials."""
     specification, entry = study.specification, ledger.entry(study)
     print(f"{entry.study}: {entry.notes}")
-    print(f"{entry.trials} trials at their end, {entry.infeasible} infeasible; {entry.metric}")
+    ends = f"{entry.infeasible} infeasible, {entry.failed} failed"
+    print(f"{entry.trials} trials at their end, {ends}; {entry.metric}")
     for role in ("scientific", "nuisance", "fixed"):
-        for name, space in specification[role].items():
+        for name, space in specification.get(role, {}).items():
             print(f"  {role:<10}  {name}  {_in_words(space)}")
     if study.ranked:
         names = list(study.trials[0]["parameters"])
@@ -99,10 +104,11 @@ def compare(new: ledger.Study, old: ledger.Study) -> None:
     if entries[0].metric != entries[1].metric:
         print("Their objectives differ, so their best values can't be compared.")
         return
-    rows = [("directory", "trials", "infeasible", entries[0].metric)]
+    rows = [("directory", "trials", "infeasible", "failed", entries[0].metric)]
     for study, entry in zip((old, new), entries, strict=True):
         best = "" if entry.best_validation is None else _cell(entry.best_validation)
-        rows.append((str(study.path), entry.trials, str(entry.infeasible), best))
+        counts = (entry.trials, str(entry.infeasible), str(entry.failed))
+        rows.append((str(study.path), *counts, best))
     _print_table(rows)
 
 
@@ -142,9 +148,11 @@ def prune(study: ledger.Study) -> None:
 def _in_words(space: Any) -> str:
     if not isinstance(space, dict):
         return str(space)
-    if "values" in space:
+    if isinstance(space.get("values"), list):
         return " | ".join(str(value) for value in space["values"])
-    return f"{space['low']:g} to {space['high']:g} ({space['scale']})"
+    if not all(isinstance(space.get(bound), int | float) for bound in ("low", "high")):
+        return str(space)
+    return f"{space['low']:g} to {space['high']:g} ({space.get('scale')})"
 
 
 def _cell(value: Any) -> str:

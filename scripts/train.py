@@ -57,12 +57,13 @@ def main(argv: list[str]) -> int:
 
     stopped: list[int] = []
     _note_signals(stopped)
-    from playbook_jax import compilation_cache, profiling, progress, tensorboard, train
+    from playbook_jax import compilation_cache, profiling, progress, tensorboard, train, workload
 
     compilation_cache.enable()
     if all_hosts:
         hosts.join(all_hosts)
         _note_signals(stopped)  # jax listens to them too
+    workload.recall(trial.read_json(Path(FLAGS.workdir) / "provenance.json"))
     config = train.validate(FLAGS.config)
     steps = profiling.parse(FLAGS.profile) if FLAGS.profile else None
     profiler = profiling.Profiler(steps, config, FLAGS.peak_flops)

@@ -3,7 +3,8 @@
 A trial counts its steps in a file, a line a step, from which it goes on when it was killed.
 `config.notes` says what happens to it, as "seconds=0.01 die=2": seconds a step, and the numbers of
 trials that kill their worker, are infeasible, raise a UsageError, ignore requests to stop, or wait
-until another trial has started; "fail=all" fails each until a file `mended` lies beside the study.
+until another trial has started; "fail_from=4" fails trial 4 and all after it, each with
+another text of the same error; "fail=all" fails each until a file `mended` lies beside the study.
 "die_at_the_end" kills workers at the first step after `max_train_steps`.
 At step 5 of their first run (with "forget=1", of each), "hang" does nothing any more, "freeze" stops the
 process, and "ponder" takes its time but asks whether to stop. At step 5 of "full" the disk is full, which
@@ -36,6 +37,8 @@ class Lane:
 def validate(config):
     if config.hparams.momentum > 0.9:
         raise UsageError(f"momentum {config.hparams.momentum} is too much for this test")
+    if 13 in config.model.hidden_sizes:
+        raise TypeError("13 units bring bad luck")
     return config_lib.complete(config)
 
 
@@ -107,6 +110,11 @@ def _train(config, workdir, progress, should_stop, command, packing):
         status = trial.new_status(
             trial.FAILED, f"ValueError: no such thing in trial {number}", step
         )
+        writer.write("status.json", status)
+        return status
+    if int(number) >= int(notes.get("fail_from", 1000)):
+        reason = f"TypeError: traced {number * 3} things (workloads/mine.py:33, in apply)"
+        status = trial.new_status(trial.FAILED, reason, step)
         writer.write("status.json", status)
         return status
     while notes.get("meet") == number and len(list(Path(workdir).parent.glob("*/attempts"))) < 2:

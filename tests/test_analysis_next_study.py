@@ -31,7 +31,7 @@ from playbook_jax.analysis.findings import (
 )
 from playbook_jax.analysis.next_draft import draft
 from playbook_jax.analysis.proposals import ADD, EXTEND, KEEP, NARROW, SET, Proposal
-from playbook_jax.studies import specification
+from playbook_jax.studies import launches, specification
 
 RATE, MOMENTUM, DECAY = "hparams.learning_rate", "hparams.momentum", "hparams.weight_decay"
 HOSTILE = '"""\n# x = 1 \\ \u2028</script>\x00\ud83d'
@@ -248,8 +248,12 @@ def test_where_nothing_is_to_be_changed_there_is_none(reported, tmp_path):
 
 def test_the_base_config_itself_is_named_where_it_is_the_same(tmp_path):
     spec = specification.load(ROOT / "configs" / "studies" / "digits_mlp.py")
-    stored = {"specification": spec.to_dict(), "trials": []}
+    stored = {"specification": spec.to_dict(), "trials": [{"trial": 0, "parameters": {}}]}
     trial_lib.write_json(tmp_path / "study.json", stored)
+    base = ROOT / "configs" / "digits_mlp.py"
+    kept = [{"kind": "config", "path": str(base), "text": base.read_text()}]
+    (tmp_path / "trials/000").mkdir(parents=True)
+    trial_lib.write_json(tmp_path / "trials/000/provenance.json", {"sources": kept})
     study = study_lib.load(tmp_path)
     steps = finding(ACT, Proposal(SET, "max_train_steps", 500))
     assert next_study.write(study, [steps]) == tmp_path / "next_study.py"
@@ -290,7 +294,13 @@ def test_conditions_and_reasons_survive(tmp_path):
     next_study.write(study, [wider])
     before, after = spec.to_dict(), specification.load(tmp_path / "next_study.py").to_dict()
     before["nuisance"]["hparams.beta1@optimizer=adam"]["high"] = 0.999
-    assert after == {**before, "name": "digits_mlp_2", "seed": 1}
+    # No trial has run, so nothing says that configs/digits_mlp.py is what it was.
+    assert after.pop("base_config_path") == str(tmp_path / "next_study_base.json")
+    assert after | {"base_config_path": "configs/digits_mlp.py"} == {
+        **before,
+        "name": "digits_mlp_2",
+        "seed": 1,
+    }
 
 
 def test_names_and_answers_are_only_text(tmp_path):
@@ -358,3 +368,28 @@ def test_studies_are_numbered():
         "resnet_50_2",
         "/tmp/s_4",
     ]
+
+
+def test_analysis_runs_no_config_that_a_received_study_names(tmp_path):
+    directory = real(tmp_path / "s", EDGE, num_trials=3)
+    mark = tmp_path / "ran"
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(mark)!r}, 'w')\n")
+    for name in ("adopted_config.py", "next_study.py"):
+        (directory / name).write_text(evil.read_text())
+    stored = trial_lib.read_json(directory / "study.json")
+    stored["specification"]["base_config_path"] = str(evil)
+    trial_lib.write_json(directory / "study.json", stored)
+    kept = [{"kind": "config", "path": str(evil), "text": evil.read_text()}]
+    trial_lib.write_json(directory / "trials/000/provenance.json", {"sources": kept})
+    report.conclude(directory)
+    study = study_lib.load(directory)
+    wider = finding(ACT, Proposal(EXTEND, RATE, 20.0, "high"))
+    assert next_study.write(study, [wider]) == directory / "next_study.py"
+    launch = launches.Launch("2026", 0, {}, "validation/loss", 0.1, next_study._base(study))
+    trial_lib.write_json(
+        directory / "launches.json", {"launches": [dataclasses.asdict(launch)], "format": 1}
+    )
+    assert next_study.write(study, [wider]) == directory / "next_study.py"
+    assert "next_study_base.json" in (directory / "next_study.py").read_text()
+    assert not mark.exists()

@@ -45,8 +45,10 @@ def test_a_newer_study_is_neither_continued_nor_read_nor_listed(tmp_path):
     refused(path, study_lib.load, tmp_path / "s")
     refused(path, ledger.read, tmp_path / "s")
     refused(path, configurations.from_study, tmp_path / "s")
-    # Those beside it can still be listed.
-    assert [study.path.name for study in ledger.find(tmp_path)] == ["other"]
+    # Those beside it can still be listed, and it says why it can't be read.
+    other, newer = ledger.find(tmp_path)
+    assert (other.path.name, other.problem) == ("other", "")
+    assert "was written by a newer version" in newer.problem
     ledger.write(tmp_path)
     assert path.read_bytes() == before
 

@@ -52,11 +52,12 @@ def commands(study: Study, findings: list[Finding]) -> list[Command]:
                 launch(study, successor(shown)),
             )
         )
-    if not study.unfinished and study.ranked:
+    grows = {"grid": "", "list": "add points to the end of its list"}
+    how = grows.get(study.specification.get("algorithm"), "raise num_trials in its config")
+    if how and not study.unfinished and study.ranked:
         found.append(
             Command(
-                "Add trials to this study: raise num_trials in its config, then go on. The trials that "
-                "exist stay as they are.",
+                f"Add trials to this study: {how}, then go on. The trials that exist stay as they are.",
                 launch(study, shown),
             )
         )

@@ -10,7 +10,7 @@ from playbook_jax import __version__, trial as trial_lib
 from playbook_jax.analysis import numerals
 from playbook_jax.analysis.findings import VERDICTS, Finding
 from playbook_jax.analysis.study import Study
-from playbook_jax.errors import UsageError
+from playbook_jax.errors import UnwritableError
 
 NAME = "findings.json"
 
@@ -30,7 +30,7 @@ def save(directory: epath.Path, values: dict[str, Any]) -> epath.Path:
     try:
         trial_lib.write_json(path, values)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UnwritableError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 

@@ -52,15 +52,29 @@ def write(
     Raises:
       UsageError: there is no group, or a directory can't be written.
     """
-    group = groups.load(directory, analysis_config=analysis_config)
-    reading = group_findings.read(group)
+    reading = read(directory, analysis_config)
+    return save(reading, alone), reading
+
+
+def read(directory: epath.PathLike, analysis_config: str = "") -> Reading:
+    """Returns what was found in a group; see `write`."""
+    return group_findings.read(groups.load(directory, analysis_config=analysis_config))
+
+
+def save(reading: Reading, alone: bool = True) -> epath.Path:
+    """Writes the report of a group that was read, and returns its path; see `write`.
+
+    Raises:
+      UnwritableError: a directory can't be written.
+    """
+    group = reading.group
     if not alone:
         for _, member in group.read:
             report.save(member.study, reading.found[member.name])
     next_study.save(group.joined, group_next.draft(group, reading.found))
     path = page.write(group.directory / report.NAME, render(reading))
     findings_file.save(group.directory, contents(reading))
-    return path, reading
+    return path
 
 
 def render(reading: Reading) -> str:

@@ -40,6 +40,7 @@ class _Row:
       code: the commit.
       adopted: its launches, the newest last.
       group: whether it is a group, whose studies have rows as well.
+      problem: why it cannot be read; empty where it can.
     """
 
     directory: Path
@@ -56,6 +57,7 @@ class _Row:
     code: str
     adopted: Sequence[Launch] = ()
     group: bool = False
+    problem: str = ""
 
     @property
     def trials(self) -> int:
@@ -70,6 +72,8 @@ class _Row:
     @property
     def state(self) -> str:
         """The state of the whole, in a word or two."""
+        if self.problem:
+            return "cannot be read"
         if not self.trials or set(self.states) == {trial_lib.PENDING}:
             return "not started"
         if self.states.get(trial_lib.RUNNING):
@@ -153,6 +157,7 @@ def _row(study: Study) -> _Row:
         reproduction=entry.reproduction,
         code=entry.code,
         adopted=launches.read(study.path),
+        problem=study.problem,
     )
 
 
@@ -181,10 +186,11 @@ def _of_group(directory: Path, rows: Sequence[_Row]) -> _Row:
     """Returns the row of a group, from those of its studies."""
     stored = trial_lib.read_json(directory / _GROUP, {})
     stored = stored if isinstance(stored, dict) else {}
-    bests = [row.best for row in rows if row.best is not None and row.metric == rows[0].metric]
-    choose_best = max if rows[0].maximize else min
+    first = next((row for row in rows if not row.problem), rows[0])
+    bests = [row.best for row in rows if row.best is not None and row.metric == first.metric]
+    choose_best = max if first.maximize else min
     return dataclasses.replace(
-        rows[0],
+        first,
         directory=directory,
         name=str(stored.get("name") or directory.name),
         config=directory / _GROUP,
@@ -200,7 +206,7 @@ def _of_group(directory: Path, rows: Sequence[_Row]) -> _Row:
 
 def _table(rows: Sequence[_Row], root: Path) -> str:
     adopted = any(row.adopted for row in rows)
-    heads = [("study", ""), ("state", ""), ("trials", "n"), ("infeasible", "n")]
+    heads = [("study", ""), ("state", ""), ("trials", "n"), ("infeasible", "n"), ("failed", "n")]
     heads += [("best validation", "n"), ("notes", ""), *([("launches", "")] if adopted else [])]
     heads += [("config", ""), ("started", ""), ("last result", ""), ("reproduction", "")]
     body = [_cells(row, root, adopted) for row in rows]
@@ -226,6 +232,7 @@ def _cells(row: _Row, root: Path, adopted: bool) -> str:
         tag("td", state, class_="keep"),
         tag("td", trials, class_="n"),
         tag("td", str(infeasible), class_="n"),
+        tag("td", str(row.states.get(trial_lib.FAILED, 0)), class_="n"),
         tag("td", best + metric, class_="n", data_v="" if row.best is None else repr(row.best)),
         tag("td", escape(row.notes), class_="reason"),
         *([_launches(row, root)] if adopted else []),

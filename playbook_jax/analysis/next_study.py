@@ -7,6 +7,7 @@ Source: playbook, "Extracting insight from experimental results": based on the a
 recent study to improve the search space, then run it again before judging the original question.
 """
 
+import ast
 import json
 import sys
 import textwrap
@@ -16,13 +17,13 @@ from typing import Any
 
 from etils import epath
 
-from playbook_jax import __version__, config as config_lib, trial as trial_lib
+from playbook_jax import __version__, config as config_lib, sources, trial as trial_lib
 from playbook_jax.analysis import commands, numerals
 from playbook_jax.analysis.findings import Finding
 from playbook_jax.analysis.next_draft import NAME, Change, Draft, draft
 from playbook_jax.analysis.study import Study
-from playbook_jax.errors import UsageError
-from playbook_jax.studies import launches
+from playbook_jax.errors import UnwritableError, UsageError
+from playbook_jax.studies import launches, specification as specification_lib
 from playbook_jax.studies.specification import GROUP
 
 BASE = "next_study_base.json"  # the base config, where the file it came from has changed or is gone
@@ -42,8 +43,9 @@ def write(study: Study, found: list[Finding]) -> epath.Path | None:
 def save(study: Study, made: Draft | None) -> epath.Path | None:
     """Writes the next study's config into the study directory, or removes one that is out of date.
 
-    The file is read back as the launcher reads it. Where the base config is not what it was when the
-    study ran, the study's own goes beside it.
+    The text is checked as the launcher checks it, and nothing is run: neither it nor a config that the study
+    names, for the study may be of foreign hands. Where the base config is not known to be what it was
+    when the study ran, the study's own goes beside it.
 
     Args:
       study: the study that it follows, or the studies of a group as one.
@@ -59,44 +61,57 @@ def save(study: Study, made: Draft | None) -> epath.Path | None:
     path, base = study.directory / NAME, study.directory / BASE
     try:
         if made is not None and made.changes:
-            trial_lib.write_text(path, source(study, made))
-            # On a disk that is not local nothing can be launched, nor read back.
-            if "://" in str(path) or _reads_back(path, study, made):
+            beside = not _is_at_hand(study)
+            text = source(study, made, _beside(BASE) if beside else "")
+            _check(text, path, study)
+            if beside:
+                trial_lib.write_json(base, _base(study))
+            else:
                 base.unlink(missing_ok=True)
-                return path
-            trial_lib.write_json(base, _base(study))
-            trial_lib.write_text(path, source(study, made, _beside(BASE)))
-            _load(path)
+            trial_lib.write_text(path, text)
             return path
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UnwritableError(f"cannot write {path}: {error.strerror or error}") from error
     except UsageError as error:
         print(f"warning: no {NAME} is written: {error}", file=sys.stderr)
-    for old in (path, base):
-        old.unlink(missing_ok=True)
+    try:
+        for old in (path, base):
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise UnwritableError(f"cannot remove {path}: {error.strerror or error}") from error
     return None
 
 
-def _load(path: epath.Path) -> Any:
-    from playbook_jax.studies import specification
-
-    return specification.load(Path(path))
-
-
-def _reads_back(path: epath.Path, study: Study, made: Draft) -> bool:
-    """Says whether the config can be launched, and starts from what this study started from."""
+def _check(text: str, path: epath.Path, study: Study) -> None:
+    """Raises a UsageError where the launcher would refuse a config, which is read and not run."""
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Assign)]
+    assigned = {node.targets[0].attr: node.value for node in nodes if _sets_a_key(node)}
+    del assigned["base_config"]  # it may be an expression
     try:
-        loaded = _load(path)
-    except UsageError:
+        values = {key: ast.literal_eval(value) for key, value in assigned.items()}
+    except ValueError as error:
+        raise UsageError(f"it would have a value that is none, {error}") from error
+    base = config_lib.complete(config_lib.from_dict(_base(study)))
+    specification_lib.parse(values | {"base_config": BASE}, Path(path), base)
+
+
+def _sets_a_key(node: ast.Assign) -> bool:
+    return isinstance(node.targets[0], ast.Attribute)
+
+
+def _is_at_hand(study: Study) -> bool:
+    """Returns whether the base config can be named by its file: that has the text that it had then."""
+    launch = launches.newest(study.directory)
+    if launch:
+        adopted = study.directory / launches.CONFIG_NAME
+        return adopted.exists() and launches.is_config_of(adopted.read_text(), launch)
+    named = study.specification.get("base_config_path")
+    if not isinstance(named, str) or not study.trials:
         return False
-    varying = {name.partition("@")[0] for role in made.roles.values() for name in role}
-    varying |= {name.partition("@")[0] for name in made.fixed if "@" in name}
-    expected = config_lib.flatten(_base(study)) | {
-        name: value for name, value in made.fixed.items() if "@" not in name
-    }
-    got = config_lib.flatten(config_lib.to_dict(loaded.base_config))
-    keys = (expected.keys() | got.keys()) - varying
-    return all(key in got and got[key] == expected.get(key) for key in keys)
+    place = specification_lib.base_config_place(named)
+    kept = sources.of(study.provenance(study.trials[0].number), sources.CONFIG)
+    texts = [source["text"] for source in kept if Path(source["path"]).name == place.name]
+    return place.is_file() and place.read_text(errors="replace") in texts
 
 
 def _base(study: Study) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from etils import epath
 
 from playbook_jax import __version__, playbook, trial as trial_lib
 from playbook_jax.analysis.markup import escape, items, tag
-from playbook_jax.errors import UsageError
+from playbook_jax.errors import UnwritableError
 
 _HERE = Path(__file__).parent
 
@@ -17,13 +17,13 @@ def write(path: epath.PathLike, text: str) -> epath.Path:
     """Writes a page and returns its path.
 
     Raises:
-      UsageError: it can't be written.
+      UnwritableError: it can't be written.
     """
     path = epath.Path(path)
     try:
         trial_lib.write_text(path, text)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UnwritableError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 

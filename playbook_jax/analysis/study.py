@@ -9,8 +9,6 @@ import csv
 import dataclasses
 import functools
 import io
-import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,11 +28,11 @@ from playbook_jax.analysis.retrain_noise import RetrainNoise
 from playbook_jax.analysis.step_records import StepRecords
 from playbook_jax.analysis.thresholds import Threshold
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conditions
+from playbook_jax.studies import conditions, stored as stored_lib
+from playbook_jax.studies.stored import UNREADABLE
 
-# States that only a reader of files sees: the directory of a trial that had ended is gone, or its
-# files cannot be read.
-MISSING, UNREADABLE = "MISSING", "UNREADABLE"
+# A state that only a reader of files sees, as UNREADABLE: the directory of a trial that had ended is gone.
+MISSING = "MISSING"
 STATES = (*trial_lib.STATES, MISSING, UNREADABLE)
 ROLES = ("scientific", "nuisance")
 UNLEARNED = Threshold(
@@ -185,6 +183,15 @@ class Study:
         names = [name for role in ROLES for name in self.specification.get(role) or {}]
         return bool(names) and all(map(hyperparameters.is_seed, names))
 
+    def more_trials(self, number: str) -> str:
+        """Returns in words how the study is given more trials: as the launcher takes them."""
+        algorithm = self.specification.get("algorithm")
+        if algorithm == "list":
+            return "new points at the end of the list, and the same study goes on"
+        if algorithm == "grid":
+            return "in a new study with algorithm 'halton': a grid has as many as it has points"
+        return f"num_trials = {number} in the same study goes on"
+
     @property
     def ended(self) -> list[Trial]:
         """The trials that came to an end that says something of training: COMPLETE or INFEASIBLE."""
@@ -249,9 +256,9 @@ def load(
     stored = trial_lib.read_json(path)
     stored_format.refuse_newer(path, stored, stored_format.STUDY)
     try:
+        if problem := stored_lib.problem(stored):
+            raise ValueError(problem)
         specification = stored["specification"]
-        if specification["objective"]["mode"] not in ("min", "max"):
-            raise ValueError("objective.mode")
         numerals.metric_label(specification["objective"]["metric"])
         dict(specification.get("fixed", {}))
         varying = tuple(
@@ -324,7 +331,7 @@ def _load_trial(
                 told += f" with {row['objective']}"
             return Trial(number, parameters, MISSING, told)
         return Trial(number, parameters, trial_lib.PENDING)
-    problem = _problem(status)
+    problem = stored_lib.status_problem(status)
     if problem:
         return Trial(number, parameters, UNREADABLE, f"status.json {problem}")
     complete = status["state"] == trial_lib.COMPLETE
@@ -345,21 +352,6 @@ def _load_trial(
         step_records.timing(path),
         _model_size(summary),
     )
-
-
-def _problem(status: Any) -> str:
-    """Says what is wrong with the contents of a `status.json`; nothing is, if empty."""
-    if not isinstance(status, dict) or status.get("state") not in trial_lib.STATES:
-        return "is damaged"
-    if not isinstance(status.get("step") or 0, int):
-        return "has a step that is no number"
-    if status["state"] == trial_lib.COMPLETE:
-        objective, best_step = status.get("objective"), status.get("best_step")
-        if not isinstance(objective, numbers.Real) or not math.isfinite(objective):
-            return "says COMPLETE and has no objective"
-        if not isinstance(best_step, int) or not 0 <= best_step <= (status.get("step") or 0):
-            return "says COMPLETE and has no best step in its run"
-    return ""
 
 
 def _model_size(summary: Any) -> int | None:

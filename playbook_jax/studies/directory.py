@@ -16,9 +16,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, stored_format, trial as trial_lib
+from playbook_jax import config as config_lib, csv_cells, stored_format, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import leases, search_space
+from playbook_jax.studies import leases, search_space, stored as stored_lib
 from playbook_jax.studies.lock import Lock
 from playbook_jax.studies.specification import Specification
 
@@ -100,9 +100,8 @@ class StudyDirectory:
         return self.path / "trials" / f"{trial:03d}"
 
     def status(self, trial: int) -> Status:
-        """Returns a trial's status; PENDING where it has not started."""
-        path = self.trial_directory(trial) / "status.json"
-        return trial_lib.read_json(path, trial_lib.new_status())
+        """Returns a trial's status, see `stored.read_status`."""
+        return stored_lib.read_status(self.trial_directory(trial))
 
     def stored_trials(self, specification: Specification) -> Trials:
         """Returns the trials that a started study holds; none where it has not started.
@@ -116,6 +115,7 @@ class StudyDirectory:
         stored = trial_lib.read_json(path)
         problem = f"{path} cannot be read as a study; use another --workdir"
         stored_format.check(path, stored, FORMAT, problem)
+        stored = stored_lib.read(path)
         trials = [
             {
                 "trial": row["trial"],
@@ -129,7 +129,10 @@ class StudyDirectory:
         self.lanes = stored_format.lanes(stored)
         old, new = stored["specification"], json.loads(json.dumps(specification.to_dict()))
         # The base config counts as it was resolved; its file may move. A study may grow.
-        old |= {"base_config": config_lib.with_optional(old["base_config"])}
+        try:
+            old |= {"base_config": config_lib.with_optional(old["base_config"])}
+        except (LookupError, TypeError, ValueError) as error:
+            raise UsageError(f"{problem} (its base config is not whole: {error})") from error
         ignored = {"base_config_path": "", "num_trials": 0}
         changed = config_lib.differences(old | ignored, new | ignored)
         if new["num_trials"] < len(trials):
@@ -173,13 +176,13 @@ class StudyDirectory:
         names = columns(trials)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["trial", *STATUS_COLUMNS, *names])
+        writer.writerow(["trial", *STATUS_COLUMNS, *map(cell, names)])
         for row in trials:
             status = statuses[row["trial"]]
             writer.writerow(
                 [
                     row["trial"],
-                    *(status[column] for column in STATUS_COLUMNS),
+                    *(cell(status[column]) for column in STATUS_COLUMNS),
                     *(cell(row["parameters"].get(name)) for name in names),
                 ]
             )
@@ -193,7 +196,7 @@ def columns(trials: Trials) -> list[str]:
 
 def cell(value: Any) -> Any:
     """Returns a value as a CSV cell has it."""
-    return json.dumps(value) if isinstance(value, tuple) else value
+    return json.dumps(value) if isinstance(value, tuple) else csv_cells.guarded(value)
 
 
 def best(statuses: Mapping[int, Status], mode: str) -> int | None:

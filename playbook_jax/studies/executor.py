@@ -64,14 +64,22 @@ class Listener(Protocol):
 
 
 class Executor(Protocol):
-    """Runs trials; made when the launcher has the study's lock, closed when it is done."""
+    """Runs trials; made when the launcher has the study's lock, closed when it is done.
+
+    Attributes:
+      failures: of the trials that were validated, those that can't be run because their model raises, and
+        what it raises.
+    """
+
+    failures: Mapping[int, str]
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
         """Has every trial's config checked, before anything is written.
 
         Args:
-          shared: what all trials share: `base_config`, `vary_seed`, `command`, and `time_limit`, in
-            seconds a trial.
+          shared: what all trials share: `base_config`, `vary_seed`, `command`, `time_limit`, in seconds a
+            trial, `sources`, what the launcher has read of configs, and `recalled`, the workloads that the
+            trials which have begun were run with.
           trials: all that are to run, at least one.
 
         Returns:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from playbook_jax import csv_cells
 from playbook_jax.errors import UsageError, closest
 from playbook_jax.studies import conditions
 from playbook_jax.studies.search_space import Range, Space, freeze
@@ -85,7 +86,7 @@ def _cell(text: str) -> Any:
     try:
         return freeze(json.loads(text))
     except ValueError:
-        return text.strip()
+        return csv_cells.read(text.strip())
 
 
 def _checked(number: int, row: Mapping[str, Any], spaces: Mapping[str, Space]) -> Parameters:

@@ -4,12 +4,15 @@ Source: the playbook, "Where can I find an implementation of quasi-random search
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import conditions
 from playbook_jax.studies.search_space import Range, Space, Values
+
+MOST_POINTS = 100_000  # as many trials as a study may have
 
 
 def points(spaces: Mapping[str, Space]) -> list[dict[str, Any]]:
@@ -21,6 +24,12 @@ def points(spaces: Mapping[str, Space]) -> list[dict[str, Any]]:
       UsageError: the number of values of a range is not given, or too large.
     """
     always = {name: space for name, space in spaces.items() if not space.when}
+    size = math.prod(_count(space) for space in always.values())
+    if size > MOST_POINTS:
+        raise UsageError(
+            f"the grid has {size:,} trials; a study has at most {MOST_POINTS:,}: take fewer 'points', or "
+            "algorithm 'halton', which spreads any number of trials evenly"
+        )
     result = []
     for chosen in _product(always):
         exist = {n: spaces[n] for n in conditions.applicable(spaces, chosen) if n not in chosen}
@@ -28,6 +37,13 @@ def points(spaces: Mapping[str, Space]) -> list[dict[str, Any]]:
             values = chosen | more
             result.append({name: values[name] for name in spaces if name in values})
     return result
+
+
+def _count(space: Space) -> int:
+    """Returns how many values a hyperparameter takes in a grid, where that is given."""
+    if isinstance(space, Values):
+        return len(space.values)
+    return getattr(space, "points", None) or 1
 
 
 def levels(name: str, space: Space) -> list[Any]:

@@ -58,6 +58,11 @@ class Member:
     values: Mapping[str, Any]
     specification: Specification
 
+    @property
+    def settled(self) -> dict[str, Any]:
+        """What is fixed in this study, and so in its trials, and perhaps not in the others of the group."""
+        return {key: v for key, v in self.specification.fixed.items() if "@" not in key}
+
 
 def members(specification: Specification) -> list[Member]:
     """Returns the studies of a group, one for each combination of the scientific values.
@@ -213,7 +218,10 @@ class GroupDirectory(StudyDirectory):
         stored = trial_lib.read_json(path, {})
         problem = f"{path} cannot be read as a group; use another --workdir"
         stored_format.check(path, stored, FORMAT, problem)
-        old = [study["directory"] for study in stored["studies"]]
+        try:
+            old = [str(study["directory"]) for study in stored["studies"]]
+        except (LookupError, TypeError) as error:
+            raise UsageError(problem) from error
         new = [member.directory for member in self.members]
         started = any((self.path / name / "trials").is_dir() for name in old)
         if started:
@@ -231,10 +239,10 @@ class GroupDirectory(StudyDirectory):
         super().release(undo)
 
     def points(self) -> list[dict[str, Any]]:
-        """Returns the hyperparameters of all trials, scientific ones and `seed` (if varied) included."""
+        """Returns the hyperparameters of all trials: also what their study has fixed, and a varied `seed`."""
         columns = [
             [
-                {**member.values, **self._seed(member, number), **parameters}
+                {**member.settled, **self._seed(member, number), **parameters}
                 for number, parameters in enumerate(
                     design.points(member.specification, [row["parameters"] for row in stored])
                 )
@@ -298,7 +306,7 @@ class GroupDirectory(StudyDirectory):
 
     def trials_of(self, index: int, trials: Trials) -> Trials:
         """Returns the trials of one study, with its own numbers and without what it has fixed."""
-        added = {*self.members[index].values}
+        added = {*self.members[index].settled}
         if self.members[index].specification.vary_seed:
             added |= {"seed"}
         return [
@@ -330,7 +338,7 @@ class GroupDirectory(StudyDirectory):
             values = self.members[index].values.values()
             writer.writerow(
                 [
-                    self.members[index].directory,
+                    directory.cell(self.members[index].directory),
                     *map(directory.cell, values),
                     *counts,
                     best,

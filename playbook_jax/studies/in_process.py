@@ -14,16 +14,22 @@ from playbook_jax.studies.shared import Shared
 
 
 class InProcess:
-    """Does on this host what all do."""
+    """Does on this host what all do.
+
+    Attributes:
+      failures: see `executor.Executor`.
+    """
 
     def __init__(self, train_module: str) -> None:
         """Imports the module that validates and trains."""
+        self.failures: dict[int, str] = {}
         self._train = importlib.import_module(train_module)
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         """Takes what all trials share, see `executor.Executor`; returns what is wrong with a trial."""
         self._shared = Shared(**shared)
-        return self._shared.what_is_wrong(self._train.validate, trials)
+        error, self.failures = self._shared.check(self._train.validate, trials)
+        return error
 
     def train(
         self,

@@ -8,10 +8,11 @@ import dataclasses
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import config as config_lib, sources, trial as trial_lib
 from playbook_jax.studies import (
     conclusion,
     design,
@@ -80,6 +81,7 @@ def launch(config_path: str | Path, workdir: str | Path, options: Options) -> in
       UsageError: the study can't be run; nothing was written unless it had started.
     """
     with Stop() as stop:
+        sources.forget_configs()
         asked = specification_lib.load(config_path)
         specification, study = open_study(asked, workdir)
         run = _Run(specification, study, stop, options, doubts.find(asked))
@@ -139,6 +141,7 @@ class _Run:
         self._options, self._doubts = options, doubts
         self._tracker = Tracker(specification, study, stop, options.command, options.retry_failed)
         self._executor: Executor | None = None
+        self._stored: Trials = []
         self.keep = False
 
     def close(self) -> None:
@@ -150,7 +153,7 @@ class _Run:
     def to_the_end(self) -> int:
         """Prepares, runs the trials, and concludes; returns the exit code."""
         tracker = self._tracker
-        stored = self._study.stored_trials(self._specification)
+        stored = self._stored = self._study.stored_trials(self._specification)
         self.keep = bool(stored)
         tracker.add(stored, stored=True)
         if stored:
@@ -165,6 +168,8 @@ class _Run:
             return self.interrupted()
         self._study.write(self._specification, tracker.trials)
         self.keep = True
+        if self._executor:
+            tracker.give_up(self._executor.failures)
         for doubt in () if stored else self._doubts:
             print(f"warning: {doubt}", file=sys.stderr)
         if self._executor and not tracker.run(self._executor):
@@ -193,11 +198,24 @@ class _Run:
         pack_choice.refuse_where_impossible(executor, study.lanes, pack)
         if not executor.validate(self._shared(), self._tracker.waiting):
             return False
+        self._refuse_if_none_can_run(executor.failures)
         if pack == pack_choice.AUTO and not begun:
             study.lanes = pack_choice.measure(executor, self._tracker.trials)
         if study.lanes > pack_choice.ALONE:
             executor.pack(study.lanes, self._tracker.trials)
         return not self._stop.requests
+
+    def _refuse_if_none_can_run(self, failures: Mapping[int, str]) -> None:
+        """Raises a WorkersFailedError where the models of all trials raise something."""
+        waiting = self._tracker.waiting
+        if len(failures) < len(waiting):
+            return
+        first = waiting[0]
+        shown = ", ".join(f"{name} {value}" for name, value in first["parameters"].items())
+        reason = failures[first["trial"]]
+        raise WorkersFailedError(
+            f"no trial can be run: trial {first['trial']} ({shown}): {reason}; see {self._study.logs}"
+        )
 
     def _most_jobs(self, left: int) -> int:
         """Returns as how many jobs so many trials can be run at most."""
@@ -212,7 +230,24 @@ class _Run:
             "vary_seed": self._specification.vary_seed,
             "command": list(self._options.command),
             "time_limit": self._options.time_limit,
+            "sources": sources.known(),
+            "recalled": self._recalled(),
         }
+
+    def _recalled(self) -> list[sources.Source]:
+        """Returns the workloads that the trials which have begun were run with; says which have changed."""
+        by_workload: dict[str, dict[str, Any]] = {}
+        for row in self._stored:
+            name = row["parameters"].get("workload")
+            if name not in by_workload:
+                path = self._study.trial_directory(row["trial"]) / "provenance.json"
+                stored = trial_lib.read_json(path)
+                if isinstance(stored, dict):
+                    by_workload[name] = stored
+        found = [s for p in by_workload.values() for s in sources.of(p, sources.WORKLOAD)]
+        now = [s | {"text": sources.text_now(s)} for s in found]
+        sources.warn({"sources": found}, {"sources": now}, "the study")
+        return found
 
     def interrupted(self, no_room_for: str = "") -> int:
         """Ends a run that has to wait, or was told to; returns the exit code.

@@ -83,9 +83,22 @@ def read(directory: str | Path) -> list[Launch]:
     rows = stored.get("launches") if isinstance(stored, Mapping) else None
     names = {field.name for field in dataclasses.fields(Launch)}
     try:
-        return [Launch(**{k: v for k, v in row.items() if k in names}) for row in rows or []]
+        found = [Launch(**{k: v for k, v in row.items() if k in names}) for row in rows or []]
     except (TypeError, AttributeError):
         return []
+    return found if all(map(_is_sound, found)) else []
+
+
+def _is_sound(launch: Launch) -> bool:
+    """Returns whether all fields have the types that they are said to have."""
+    texts = ("time", "metric", "evidence", "verdict", "reason", "baseline", "note", "forced")
+    return (
+        all(isinstance(getattr(launch, name), str) for name in texts)
+        and isinstance(launch.trial, int)
+        and isinstance(launch.objective, int | float)
+        and isinstance(launch.improvement, int | float | None)
+        and all(isinstance(part, Mapping) for part in (launch.parameters, launch.config))
+    )
 
 
 def adopt(study: "Study", trial: str, evidence: str | Path | None, note: str, force: str) -> Launch:
@@ -195,14 +208,22 @@ def _refusal(study: "Study", number: int, found: Mapping[str, Any]) -> str:
     )
 
 
-def _write(directory: Path, launch: Launch) -> None:
-    known = [dataclasses.asdict(old) for old in read(directory)]
+def is_config_of(text: str, launch: Launch) -> bool:
+    """Returns whether this is the text that was written as the config of a launch."""
+    return text == _source(launch)
+
+
+def _source(launch: Launch) -> str:
     docstring = (
         f"Adopted on {launch.text}\n\n{launch.metric} {launch.objective:.4g} in its study.\n"
     )
+    return best_config.source(launch.config, docstring)
+
+
+def _write(directory: Path, launch: Launch) -> None:
+    known = [dataclasses.asdict(old) for old in read(directory)]
     try:
-        source = best_config.source(launch.config, docstring)
-        trial_lib.write_text(directory / CONFIG_NAME, source)
+        trial_lib.write_text(directory / CONFIG_NAME, _source(launch))
         rows = [*known, dataclasses.asdict(launch)]
         trial_lib.write_json(directory / FILE_NAME, {"format": FORMAT, "launches": rows})
     except OSError as error:

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import stored_format, trial as trial_lib
+from playbook_jax import csv_cells, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import launches
+from playbook_jax.studies import launches, stored as stored_lib
 
 FILE_NAME = "ledger.csv"
-_NEVER_FINISHED = {"state": trial_lib.PENDING, "objective": None}
+_NOTHING = {
+    "objective": {"metric": "", "mode": "min"}
+}  # what is known of a study that cannot be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Entry:
     Attributes:
       study: the study's name.
       config: the path of its specification, hyperparameters of all trials included.
-      notes: its question.
+      notes: its question; of one that cannot be read, why not.
       trials: how many have come to their end, of how many.
       infeasible: how many of them are INFEASIBLE.
+      failed: how many of them are FAILED.
       best_validation: the objective of the best checkpoint, None while there is none.
       metric: what that is a value of.
       reproduction: the command that started it.
@@ -43,6 +46,7 @@ class Entry:
     notes: str
     trials: str
     infeasible: int
+    failed: int
     best_validation: float | None
     metric: str
     reproduction: str
@@ -59,17 +63,23 @@ class Study:
       specification: as `study.json` has it.
       trials: as `study.json` has them.
       statuses: each trial's status, in their order.
+      problem: why it cannot be read; empty where it can.
     """
 
     path: Path
     specification: Mapping[str, Any]
     trials: list[Mapping[str, Any]]
     statuses: list[Mapping[str, Any]]
+    problem: str = ""
 
     @property
     def finished(self) -> int:
         """How many trials have come to their end."""
-        return sum(status["state"] in trial_lib.FINISHED for status in self.statuses)
+        return self.count(*trial_lib.FINISHED)
+
+    def count(self, *states: str) -> int:
+        """Returns how many trials are in one of these states."""
+        return sum(status["state"] in states for status in self.statuses)
 
     @property
     def ranked(self) -> list[int]:
@@ -91,28 +101,23 @@ def read(path: str | Path) -> Study:
     """Returns the study in a directory.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there is none, or it cannot be read.
     """
     path = Path(path)
-    stored = trial_lib.read_json(path / "study.json")
-    stored_format.refuse_newer(path / "study.json", stored, stored_format.STUDY)
-    if not _is_ours(stored):
+    if not (path / "study.json").exists() or stored_lib.is_foreign(path / "study.json"):
         raise UsageError(f"{path} holds no study; give the --workdir of scripts/launch_study.py")
-    return _with_statuses(path, stored)
-
-
-def _with_statuses(path: Path, stored: Mapping[str, Any]) -> Study:
+    stored = stored_lib.read(path / "study.json")
     study = Study(path, stored["specification"], stored["trials"], [])
     for index in range(len(study.trials)):
-        status = trial_lib.read_json(study.trial_directory(index) / "status.json", _NEVER_FINISHED)
-        study.statuses.append(status)
+        study.statuses.append(stored_lib.read_status(study.trial_directory(index)))
     return study
 
 
 def find(root: str | Path) -> list[Study]:
     """Returns the studies right below `root`, those of groups among them, by path.
 
-    A `study.json` of something else, or of a newer version, is passed over.
+    One that is damaged, or of a newer version, says so as its `problem`. A `study.json` of something else
+    is passed over.
 
     Raises:
       UsageError: `root` is no directory.
@@ -124,36 +129,29 @@ def find(root: str | Path) -> list[Study]:
     if (root / "group.json").exists():
         groups.append(root)
     paths = {*root.glob("*/study.json"), *(p for g in groups for p in g.glob("*/study.json"))}
-    found = ((path.parent, trial_lib.read_json(path)) for path in sorted(paths))
-    return [_with_statuses(path, stored) for path, stored in found if _can_be_read(stored)]
+    return [_found(path.parent) for path in sorted(paths) if not stored_lib.is_foreign(path)]
 
 
-def _can_be_read(stored: Any) -> bool:
-    return _is_ours(stored) and not stored_format.is_newer(stored, stored_format.STUDY)
-
-
-def _is_ours(stored: Any) -> bool:
-    return isinstance(stored, dict) and {"specification", "trials"} <= stored.keys()
+def _found(path: Path) -> Study:
+    try:
+        return read(path)
+    except UsageError as error:
+        return Study(path, _NOTHING, [], [], problem=str(error))
 
 
 def entry(study: Study) -> Entry:
     """Returns a study's row."""
-    provenance = next(
-        (
-            found
-            for index in range(len(study.trials))
-            if (found := trial_lib.read_json(study.trial_directory(index) / "provenance.json"))
-        ),
-        {},
-    )
+    directories = map(study.trial_directory, range(len(study.trials)))
+    provenance = next(filter(None, map(stored_lib.read_provenance, directories)), {})
     best = study.statuses[study.ranked[0]]["objective"] if study.ranked else None
     commit = provenance.get("commit") or "unknown"
     return Entry(
-        study=study.specification["name"],
+        study=study.specification.get("name") or study.path.name,
         config=str(study.path / "study.json"),
-        notes=study.specification["goal"],
+        notes=study.problem or study.specification.get("goal", ""),
         trials=f"{study.finished}/{len(study.trials)}",
-        infeasible=sum(s["state"] == trial_lib.INFEASIBLE for s in study.statuses),
+        infeasible=study.count(trial_lib.INFEASIBLE),
+        failed=study.count(trial_lib.FAILED),
         best_validation=best,
         metric=study.specification["objective"]["metric"],
         reproduction=shlex.join(provenance.get("command", [])),
@@ -177,7 +175,8 @@ def write(root: str | Path, studies: Sequence[Study] | None = None) -> Path:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for study in find(root) if studies is None else studies:
-        writer.writerow(dataclasses.asdict(entry(study)))
+        row = dataclasses.asdict(entry(study))
+        writer.writerow({name: csv_cells.guarded(value) for name, value in row.items()})
     path = Path(root) / FILE_NAME
     try:
         trial_lib.write_text(path, text.getvalue())

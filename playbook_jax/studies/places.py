@@ -15,6 +15,7 @@ from typing import Any
 
 from playbook_jax.errors import UsageError
 
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
 _PCI_FOLDER = Path("/sys/bus/pci/devices")
 _DEVICE_FOLDER = Path("/dev")
@@ -48,8 +49,11 @@ class Place:
           **options: of `subprocess.Popen`.
         """
         core = _NO_CORE if self.core is None else self.core
-        command = [sys.executable, "-u", "-m", module, str(core), *arguments]
-        return subprocess.Popen(command, env=os.environ | self.environment, **options)
+        # This code and no other: neither that of the current directory (-P) nor what is installed.
+        command = [sys.executable, "-u", "-P", "-m", module, str(core), *arguments]
+        path = [str(_CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)} | self.environment
+        return subprocess.Popen(command, env=environment, **options)
 
 
 def keep_to(core: str) -> None:

@@ -30,6 +30,7 @@ class Pool:
 
     Attributes:
       size: how many.
+      failures: see `executor.Executor`.
       silent_limit: after how many seconds a worker is killed that says nothing though it has something to
         do; while it trains it does at least once a second, unless it compiles, evaluates or saves.
     """
@@ -53,6 +54,7 @@ class Pool:
         self._false_starts = 0
         self._silence: dict[int, float] = {}  # in seconds, of the workers that have said something
         self._looked = time.monotonic()
+        self.failures: Mapping[int, str] = {}
         self._measured = Measured(over=True)
         self._listener: Listener | None = None
         self._make_jobs: Callable[[Sequence[Trial]], list[Job]] = lambda w: jobs.make(w, w, 1)
@@ -178,6 +180,8 @@ class Pool:
         match message["kind"]:
             case "valid":
                 worker.ready, self._false_starts = True, 0
+                if worker.index == 0:  # which has checked all of them
+                    self.failures = dict(message["failures"])
             case "usage_error":
                 raise UsageError(message["error"])
             case "measured":

@@ -82,7 +82,7 @@ class RayExecutor(Pool):
             probe=str(self._probe),
             lease=f"{index}-{uuid.uuid4().hex}",
             directory=str(Path.cwd()),
-            environment={k: v for k, v in os.environ.items() if k.startswith(ray_relay.CARRIED)},
+            environment={k: v for k, v in os.environ.items() if k in ray_relay.CARRIED},
             on_gpu=bool(self._places.options.get("num_gpus")),
             memory=self._places.memory,
             send_seconds=ray_relay.SEND_SECONDS,

@@ -26,7 +26,7 @@ from playbook_jax.studies.worker import Message
 from playbook_jax.studies.worker_process import WorkerProcess
 
 # Variables that change what is computed, or where data lies: as the launcher has them.
-CARRIED = (*provenance.COMPUTED, "TF_", "TFDS_")
+CARRIED = (*provenance.COMPUTED, *provenance.TENSORFLOW, "TFDS_DATA_DIR")
 _WAIT_SECONDS = 1.0  # for something to tell; the launcher asks again after that
 SEND_SECONDS = 30.0  # between two times that a running trial is sent back
 _PATIENCE = 10  # times leases.SECONDS, where nobody else could write what this relay writes
@@ -50,7 +50,7 @@ class Settings:
       probe: a file in it; where that is seen, it is the same directory.
       lease: the name of the lease that this relay takes.
       directory: the launcher's working directory.
-      environment: its variables that begin as CARRIED says.
+      environment: those of its variables that are in CARRIED.
       on_gpu: whether Ray gives it a GPU, or a part of one; else it keeps to a core of its own.
       memory: of that GPU, what it may take; 0: as jax likes.
       send_seconds: between two times that a running trial is sent back.
@@ -203,8 +203,8 @@ class Relay:
 
 def _set_environment(settings: Settings) -> None:
     """Sets what is computed to what the launcher would compute; Ray sets OMP_NUM_THREADS, for one."""
-    for name in [name for name in os.environ if name.startswith(CARRIED)]:
-        del os.environ[name]
+    for name in CARRIED:
+        os.environ.pop(name, None)
     os.environ.update(settings.environment | places.limit(settings.memory))
 
 

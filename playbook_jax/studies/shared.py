@@ -1,13 +1,14 @@
 """What all trials of a study share, as whoever runs them was told it, and what follows for one of them."""
 
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from playbook_jax import config as config_lib
+from playbook_jax import config as config_lib, raised, sources as sources_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import specification
+from playbook_jax.studies import jobs, specification
 from playbook_jax.studies.executor import Trial
 
 
@@ -25,8 +26,15 @@ class Shared:
         vary_seed: bool,
         command: list[str],
         time_limit: float,
+        sources: Iterable[sources_lib.Source] = (),
+        recalled: Iterable[sources_lib.Source] = (),
     ) -> None:
         """Takes it as JSON has it."""
+        sources_lib.add(sources)
+        if recalled:
+            from playbook_jax import workload  # which a test of the launcher does without
+
+            workload.recall({"sources": recalled})
         self._base_config = config_lib.from_dict(base_config)
         self._vary_seed = vary_seed
         self.command, self.time_limit = command, time_limit
@@ -35,17 +43,32 @@ class Shared:
         """Returns a trial's config."""
         return specification.trial_config(self._base_config, trial, parameters, self._vary_seed)
 
-    def what_is_wrong(
+    def check(
         self,
         validate: Callable[[ConfigDict], Any],
         trials: Iterable[Trial],
         before_each: Callable[[], None] = lambda: None,
-    ) -> str:
-        """Returns what `validate` says of the first trial that can't be run, or ""."""
+    ) -> tuple[str, dict[int, str]]:
+        """Has `validate` look at the trials; of those that share a program, once where it can't be made.
+
+        Returns:
+          What it refuses the first trial for that can't be run, or ""; and, by trial, what the model has
+          raised where its program can't be made.
+        """
+        broken: dict[str, str] = {}
+        failures: dict[int, str] = {}
         for trial in trials:
             before_each()
+            number, program = trial["trial"], jobs.static(trial)
             try:
-                validate(self.config(trial["trial"], trial["parameters"]))
+                config = self.config(number, trial["parameters"])
+                if program not in broken:
+                    validate(config)
             except UsageError as error:
-                return f"trial {trial['trial']}: {error}"
-        return ""
+                return f"trial {number}: {error}", {}
+            except Exception as error:  # the model's own; the trials of other programs can be run
+                traceback.print_exc()
+                broken[program] = raised.describe(error)
+            if program in broken:
+                failures[number] = broken[program]
+        return "", failures

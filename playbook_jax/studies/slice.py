@@ -232,6 +232,7 @@ class Slice:
         self._channel, self._here, self._timeout = channel, here, timeout
         self._grace, self._silent_limit = min(_GRACE_SECONDS, timeout), silent_limit
         self._path, self._stop = study.path, stop
+        self.failures: Mapping[int, str] = {}
         self._ends = False  # whether all processes are about to
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
@@ -242,6 +243,7 @@ class Slice:
         number = self._channel.command({"do": "validate", "lock": lock, **arguments})
         mine = {"error": self._here.validate(**arguments)}
         self._refuse([mine, *self._answers(number)])
+        self.failures = self._here.failures
         return not self._stop.requests
 
     def run(

@@ -39,6 +39,8 @@ OPTIONAL = {
     "shape": "joint",  # or "group": a study for each scientific value, see group.py
 }
 ROLES = ("scientific", "nuisance", "fixed")
+# All trials are chosen, kept in memory and written down before the first one starts.
+MOST_TRIALS = grid.MOST_POINTS
 JOINT, GROUP = SHAPES = ("joint", "group")
 # What a study may not vary, and why.
 _FORBIDDEN = {
@@ -150,7 +152,7 @@ def trial_config(
 
 def total_steps(base_config: ConfigDict, parameters: Mapping[str, Any]) -> int:
     """Returns how many updates a trial makes; much faster than through its config."""
-    lengths = ("hparams.warmup_steps", "hparams.post_warmup_steps")
+    lengths = ("hparams.warmup_steps", "hparams.post_warmup_steps", "max_train_steps")
     parameters = {conditions.path(key): value for key, value in parameters.items()}
     varied = sum(parameters[name] - base_config[name] for name in lengths if name in parameters)
     return config_lib.total_steps(base_config) + int(varied)
@@ -171,6 +173,22 @@ def load(path: str | Path) -> Specification:
                 "config = ConfigDict(convert_dict=False)"
             ) from error
         raise
+    return parse(values, path)
+
+
+def parse(
+    values: Mapping[str, Any], path: str | Path, base_config: ConfigDict | None = None
+) -> Specification:
+    """Returns the study that the values of a study config describe.
+
+    Args:
+      values: what `get_config()` gives, as a dictionary.
+      path: where they come from.
+      base_config: the base config, where the file that they name is not to be read.
+
+    Raises:
+      UsageError: the base config is missing, or the study contradicts itself.
+    """
     for key in values:
         if key not in (*REQUIRED, *OPTIONAL):
             raise unknown("key of the study config,", key, (*REQUIRED, *OPTIONAL))
@@ -187,7 +205,11 @@ def load(path: str | Path) -> Specification:
         if "@" in name
     }
     conditions.check({**spaces, **conditional_fixed})
-    base_config = _base_config(path, values["base_config"], values["objective"])
+    if base_config is None:
+        base_config = _base_config(path, values["base_config"])
+    base_config = config_lib.override(
+        base_config, {f"checkpoint.{key}": values["objective"][key] for key in ("metric", "mode")}
+    )
     _check_roles(roles, base_config, values["vary_seed"])
     always = {n: value for n, value in roles["fixed"].items() if n not in conditional_fixed}
     base_config = config_lib.complete(config_lib.override(base_config, always))
@@ -275,6 +297,11 @@ def _check_plain(values: Mapping[str, Any]) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UsageError(f"{key} must be a whole number, at least {least}; it is {value!r}")
+        if key == "num_trials" and value > MOST_TRIALS:
+            raise UsageError(
+                f"num_trials is {value:,}; a study has at most {MOST_TRIALS:,}, which are all chosen before "
+                "the first one starts: 20 to 1,000 are usual, and a study can grow later"
+            )
     for key in ("vary_seed", "baseline"):
         if not isinstance(values[key], bool):
             raise UsageError(f"{key} must be True or False; it is {values[key]!r}")
@@ -294,23 +321,21 @@ def _check_plain(values: Mapping[str, Any]) -> None:
 _MEANINGS = {"name": "the study's name", "goal": "the study's question, in words"}
 
 
-def _base_config(
-    study_path: str | Path, base_path: Any, objective: Mapping[str, str]
-) -> ConfigDict:
-    """Returns the complete base config, with the study's objective."""
+def _base_config(study_path: str | Path, base_path: Any) -> ConfigDict:
+    """Returns the complete base config."""
     if not isinstance(base_path, str):
         raise UsageError(f"base_config must be the path of a training config, not {base_path!r}")
-    # A path that leads nowhere from here is meant from the checkout.
-    checkout = Path(__file__).parent.parent.parent
-    places = [Path(base_path), checkout / base_path]
-    found = next((place for place in places if place.is_file()), places[0])
     try:
-        base_config = config_lib.complete(config_lib.load(found))
+        return config_lib.complete(config_lib.load(base_config_place(base_path)))
     except UsageError as error:
         raise UsageError(f"base_config of {study_path}: {error}") from error
-    return config_lib.override(
-        base_config, {f"checkpoint.{key}": objective[key] for key in ("metric", "mode")}
-    )
+
+
+def base_config_place(path: str) -> Path:
+    """Returns where the base config lies that a study config names; it need not be there."""
+    # A path that leads nowhere from here is meant from the checkout.
+    places = [Path(path), Path(__file__).parent.parent.parent / path]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def _check_roles(

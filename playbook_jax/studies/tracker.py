@@ -1,24 +1,23 @@
 """How the trials of a study get on: statuses, table, the line on the terminal, what ends the study."""
 
-import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from playbook_jax import config as config_lib, progress, trial as trial_lib
-from playbook_jax.studies import directory, full_disk, specification as specification_lib
+from playbook_jax import config as config_lib, progress, raised, trial as trial_lib
+from playbook_jax.studies import directory, full_disk, jobs, specification as specification_lib
 from playbook_jax.studies.directory import Status, StudyDirectory, Trials
 from playbook_jax.studies.executor import Executor, Stop
 from playbook_jax.studies.specification import Specification
 
 _TABLE_SECONDS = 2.0  # between two times that study.csv is written while trials run
-# When the first trials all fail for one reason, so will the rest: it is the program or the machine.
+# When so many in a row fail for one reason, so will the rest: it is the program or the machine.
 _ALIKE = 3
 
 
 class FailAlikeError(RuntimeError):
-    """The first trials all FAILED for the same reason. Its text is one line."""
+    """Trials in a row all FAILED for the same reason. Its text is one line."""
 
 
 class Tracker:
@@ -50,8 +49,10 @@ class Tracker:
         """
         self._specification, self._study, self._stop = specification, study, stop
         self._command, self._retry_failed = list(command), retry_failed
-        # Of the trials that ended in this run: "", or why they failed.
-        self._outcomes: list[str] = []
+        self._num_ended = self._num_failed = 0
+        # Those that have failed alike since another one has ended otherwise.
+        self._streak: list[int] = []
+        self._broken: set[int] = set()
         self.trials: Trials = []
         self.statuses: dict[int, Status] = {}
         self.num_finished = 0
@@ -67,7 +68,7 @@ class Tracker:
             self.num_finished += self._is_over(status)
 
     def _is_over(self, status: Status) -> bool:
-        """Returns whether a trial need not be run any more."""
+        """Returns whether a trial with this status need not be run any more."""
         if status["state"] == trial_lib.FAILED:
             return not self._retry_failed and not full_disk.has_stopped(status)
         return status["state"] in trial_lib.FINISHED
@@ -90,7 +91,9 @@ class Tracker:
             )
             for row in self.trials
         }
-        waiting = self.waiting
+        waiting = [row for row in self.waiting if row["trial"] not in self._broken]
+        states = [status["state"] for status in self.statuses.values()]
+        self._num_failed = states.count(trial_lib.FAILED)
         total = sum(self._steps.values())
         self._done = total - sum(self._steps[row["trial"]] for row in waiting)
         self._made: dict[int, int] = {}  # by trials that run
@@ -119,7 +122,8 @@ class Tracker:
             self._done += self._steps[trial]
             pair = {t: self.statuses[t] for t in (self._best, trial) if t is not None}
             self._best = directory.best(pair, self._specification.objective["mode"])
-            self._check_outcomes(status)
+            self._num_failed += status["state"] == trial_lib.FAILED
+            self._check_outcomes(trial, status)
         self._show()
         if time.monotonic() - self._table_time > _TABLE_SECONDS:
             self.write_table()
@@ -130,19 +134,34 @@ class Tracker:
         self._line.close()
         print(text, file=sys.stderr)
 
+    def give_up(self, failures: Mapping[int, str]) -> None:
+        """Writes that trials FAILED whose models raise something; the others can be run."""
+        told: dict[str, list[int]] = {}
+        for trial, reason in failures.items():
+            self._broken.add(trial)
+            self._write(lambda t=trial, r=reason: self._fail(t, r), f"trial {trial}")
+            told.setdefault(reason, []).append(trial)
+        for reason, numbers in told.items():
+            more = f" and {len(numbers) - 1} more of its kind" if len(numbers) > 1 else ""
+            print(f"warning: trial {numbers[0]}{more} FAILED: {reason}", file=sys.stderr)
+
     def failed(self, trial: int, reason: str) -> None:
         """Implements `executor.Listener`."""
+
+        def write() -> None:
+            self._fail(trial, reason)
+            self.ended(trial, self.statuses[trial])
+
+        self._write(write, f"trial {trial}")
+
+    def _fail(self, trial: int, reason: str) -> None:
         config = specification_lib.trial_config(
             self._specification.base_config,
             trial,
             self.trials[trial]["parameters"],
             self._specification.vary_seed,
         )
-
-        def write() -> None:
-            self.ended(trial, self._study.fail(trial, config_lib.to_dict(config), reason))
-
-        self._write(write, f"trial {trial}")
+        self.statuses[trial] = self._study.fail(trial, config_lib.to_dict(config), reason)
 
     def write_table(self) -> None:
         """Writes `study.csv`; where there is no room for it, the study waits."""
@@ -162,20 +181,40 @@ class Tracker:
                 raise
             self.pause(what)
 
-    def _check_outcomes(self, status: Status) -> None:
-        """Raises a FailAlikeError where the first trials of this run have all failed alike."""
-        self._outcomes.append(status["reason"] if status["state"] == trial_lib.FAILED else "")
-        first = {re.sub(r"\d+", "#", reason) for reason in self._outcomes[:_ALIKE]}
-        if len(self._outcomes) >= _ALIKE and len(first) == 1 and "" not in first:
-            self.write_table()
-            raise FailAlikeError(
-                f"the first {_ALIKE} trials all FAILED alike, so the others wait: {status['reason']} "
-                f"(see {self._study.logs}). Once it is mended: "
-                f"{shlex.join([*self._command, '--retry_failed'])}"
-            )
+    def _check_outcomes(self, trial: int, status: Status) -> None:
+        """Raises a FailAlikeError where the last trials of this run have all failed alike."""
+        self._num_ended += 1
+        if status["state"] != trial_lib.FAILED:
+            self._streak = []
+            return
+        last = self._streak[-1:]
+        alike = last and self._cause(last[0]) == self._cause(trial)
+        self._streak = [*self._streak, trial] if alike else [trial]
+        if len(self._streak) < _ALIKE or self._others_may_do_better():
+            return
+        self.write_table()
+        count = len(self._streak)
+        first = count == self._num_ended
+        which = f"the first {count} trials all" if first else f"{count} trials in a row"
+        again = shlex.join(self._command)
+        raise FailAlikeError(
+            f"{which} FAILED alike, so the others wait: {status['reason']} (see {self._study.logs}). "
+            f"To go on with the others: {again}; once it is mended: {again} --retry_failed"
+        )
+
+    def _cause(self, trial: int) -> str:
+        return raised.cause(self.statuses[trial]["reason"])
+
+    def _others_may_do_better(self) -> bool:
+        """Returns whether the fault may be in the program of those that failed, and others have another."""
+        failed = {jobs.static(self.trials[trial]) for trial in self._streak}
+        waiting = (row for row in self.waiting if row["trial"] not in self._broken)
+        return len(failed) == 1 and any(jobs.static(row) not in failed for row in waiting)
 
     def _show(self) -> None:
         text = f"{self.num_finished}/{len(self.trials)} trials"
+        if self._num_failed:
+            text += f", {self._num_failed} FAILED"
         if self._best is not None:
             text += f" · best {self.statuses[self._best]['objective']:.4g}"
         self._line.update(self._done + sum(self._made.values()), text)

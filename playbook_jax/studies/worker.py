@@ -82,15 +82,15 @@ class _Worker:
         self._shared = Shared(**shared)
 
     def on_validate(self, trials: list[Message]) -> None:
-        """Checks the configs of all these trials; answers with the first thing that is wrong."""
+        """Checks the configs of all these trials; answers with what is wrong, see `Shared.check`."""
         from playbook_jax.studies.running import Heartbeat
 
         heart = Heartbeat(self._answer)
-        error = self._shared.what_is_wrong(self._train.validate, trials, heart.beat)
+        error, failures = self._shared.check(self._train.validate, trials, heart.beat)
         if error:
             self._answer(kind="usage_error", error=error)
         else:
-            self._answer(kind="valid")
+            self._answer(kind="valid", failures=list(failures.items()))
 
     def on_measure(self, trial: int, parameters: Message, widths: list[int]) -> None:
         """Answers what a step takes alone and with others in one program, while more are better."""

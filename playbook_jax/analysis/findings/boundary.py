@@ -323,7 +323,7 @@ def _too_few(study: Study, axes: int) -> Finding:
     more = (
         ""
         if study.unfinished
-        else "Run more trials: the same study with a larger num_trials goes on."
+        else f"Run more trials ({study.more_trials(numerals.count(2 * len(study.trials)))})."
     )
     return _cannot_tell(
         f"{trials}, {bounds}: with so few, the best lie near some bound whatever the truth.", more

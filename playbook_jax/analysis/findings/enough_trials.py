@@ -140,8 +140,8 @@ def _growth(study: Study) -> str:
 def _more(study: Study) -> str:
     number = numerals.count(2 * len(study.trials))
     return (
-        f"Run more trials (num_trials = {number} in the same study goes on), shrink the search space around "
-        "the best, or ask for less."
+        f"Run more trials ({study.more_trials(number)}), shrink the search space around the best, or ask for "
+        "less."
     )
 
 
