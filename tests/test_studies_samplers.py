@@ -321,3 +321,60 @@ def test_booleans_and_tuples_reach_the_config_as_they_are(load):
     )
     assert all(type(c.record_group_norms) is bool for c in configs)
     assert math.isclose(sum(c.record_group_norms for c in configs), 10)
+
+
+@pytest.mark.playbook("scientific-values-sampled-evenly", "joint-study")
+@pytest.mark.parametrize("algorithm", ["halton", "uniform"])
+@pytest.mark.parametrize("sizes", [(5,), (2, 2), (3, 3), (4, 6), (2, 4, 3)])
+def test_no_scientific_value_is_ever_more_than_one_trial_ahead(algorithm, sizes):
+    names = [f"s{i}" for i in range(len(sizes))]
+    spaces = parsed(**{n: listed(k) for n, k in zip(names, sizes, strict=True)}, a=UNIT, b=UNIT)
+    length = 3 * math.prod(sizes) + 1
+    rows = samplers.sample(algorithm, spaces, length, 4, names)
+    assert list(rows[0]) == list(spaces)
+    for n in range(1, length + 1):
+        if n % 7 == 0:
+            assert samplers.sample(algorithm, spaces, n, 4, names) == rows[:n]
+        for columns in (*([name] for name in names), names):
+            counts = collections.Counter(tuple(row[c] for c in columns) for row in rows[:n])
+            size = math.prod(len(spaces[c].values) for c in columns)
+            lowest = min(counts.values()) if len(counts) == size else 0
+            assert max(counts.values()) - lowest <= 1, (n, columns, counts)
+
+
+@pytest.mark.playbook("scientific-values-sampled-evenly", "low-discrepancy-points")
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_each_scientific_value_sees_nuisance_points_as_even_as_a_study_of_its_own(k):
+    from scipy.stats import qmc
+
+    spaces = parsed(x=listed(k), a=UNIT, b=UNIT)
+    alone, own, before, together, random = ([] for _ in range(5))
+    for seed in range(10):
+        alone += [qmc.discrepancy(coordinates(samplers.sample("halton", spaces, 20, seed), "ab"))]
+        for scientific, found in ((["x"], own), ([], before)):
+            rows = samplers.sample("halton", spaces, 20 * k, seed, scientific)
+            for value in spaces["x"].values:
+                found.append(
+                    qmc.discrepancy(coordinates([r for r in rows if r["x"] == value], "ab"))
+                )
+        rows = samplers.sample("halton", spaces, 20 * k, seed, ["x"])
+        together.append(qmc.discrepancy(coordinates(rows, "ab")))
+        random.append(qmc.discrepancy(np.random.default_rng(seed).random((20 * k, 2))))
+    assert np.mean(own) < 1.1 * np.mean(alone)
+    assert np.mean(own) <= np.mean(before)
+    assert np.mean(together) < np.mean(random) / 3
+
+
+def coordinates(rows, names):
+    return np.array([[row[name] for name in names] for row in rows])
+
+
+def test_a_study_begun_before_values_were_dealt_in_turn_goes_on_as_it_began(load):
+    changes = {"scientific": {"model.hidden_sizes": {"values": [[8], [16], [32]]}}}
+    spec = load(num_trials=30, **changes)
+    old = samplers.sample("halton", spec.spaces, 30, spec.seed)
+    assert old[:12] != design.points(spec)[:12]
+    assert design.points(spec, old[:12]) == old
+    new = design.points(spec)
+    assert design.points(spec, new[:12]) == new
+    assert design.points(load(num_trials=50, **changes), new)[:30] == new

@@ -35,9 +35,7 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
     if specification.algorithm == samplers.LIST:
         sequence = [dict(point) for point in specification.points]
     else:
-        sequence = samplers.sample(
-            specification.algorithm, spaces, count - len(first), specification.seed
-        )
+        sequence = _sampled(specification, spaces, count - len(first), stored[len(first) :])
     if first and specification.algorithm in ("grid", samplers.LIST):
         explicit.refuse_twins(first + sequence)
     made = [_with_fixed(specification, point) for point in first + sequence]
@@ -48,6 +46,21 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
             "new trials go to the end of the list"
         )
     return [*stored, *made[len(stored) :]]
+
+
+def _sampled(
+    specification: Specification,
+    spaces: Mapping[str, Space],
+    count: int,
+    stored: Sequence[Parameters],
+) -> list[Parameters]:
+    """Returns so many points of the study's sequence, of which the stored ones are the first."""
+    asked = (specification.algorithm, spaces, count, specification.seed)
+    made = samplers.sample(*asked, scientific=specification.scientific)
+    pairs = [(old, new) for old, new in zip(stored, made, strict=False)]
+    if any(old.get(n) != new.get(n) for n in specification.scientific for old, new in pairs):
+        return samplers.sample(*asked)  # begun before scientific values were dealt in turn
+    return made
 
 
 def _baseline(specification: Specification, spaces: Mapping[str, Space]) -> Parameters:
