@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import hyperparameters, numerals
 from playbook_jax.analysis.findings import ACT, LOOK, Finding, to_do
 from playbook_jax.analysis.proposals import (
     ADD,
@@ -24,7 +24,7 @@ from playbook_jax.analysis.proposals import (
 )
 from playbook_jax.analysis.study import ROLES, Study
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import search_space
+from playbook_jax.studies import conditions, search_space
 
 NAME = "next_study.py"  # the file in the study directory
 
@@ -195,7 +195,9 @@ def _fixed(made: Draft, name: str, value: Any) -> Any:
 
 def _refuse_parents(made: Draft, name: str) -> None:
     if any(
-        name in space.get("when", {}) for names in made.roles.values() for space in names.values()
+        conditions.path(name) in space.get("when", {})
+        for names in made.roles.values()
+        for space in names.values()
     ):
         raise _RefusedError("other hyperparameters depend on it")
 
@@ -208,7 +210,7 @@ def _parsed(name: str, space: Any) -> dict[str, Any]:
 
 
 def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
-    label, role = proposal.name.removeprefix("hparams."), made.role(proposal.name)
+    label, role = hyperparameters.label(proposal.name), made.role(proposal.name)
     was = made.roles.get(role, {}).get(proposal.name, {})
     if proposal.kind in (EXTEND, NARROW):
         if not proposal.side:

@@ -20,14 +20,15 @@ def points(spaces: Mapping[str, Space]) -> list[dict[str, Any]]:
     Raises:
       UsageError: the number of values of a range is not given, or too large.
     """
-    always = {name: space for name, space in spaces.items() if not space.when}
-    result = []
-    for chosen in _product(always):
+    whole, waiting = [], [{}]
+    while waiting:  # first what always exists, then what depends on that
+        chosen = waiting.pop(0)
         exist = {n: spaces[n] for n in conditions.applicable(spaces, chosen) if n not in chosen}
-        for more in _product(exist):
-            values = chosen | more
-            result.append({name: values[name] for name in spaces if name in values})
-    return result
+        if exist:
+            waiting = [chosen | more for more in _product(exist)] + waiting
+        else:
+            whole.append(chosen)
+    return [{name: values[name] for name in spaces if name in values} for values in whole]
 
 
 def levels(name: str, space: Space) -> list[Any]:

@@ -135,7 +135,7 @@ def trial_config(
     Args:
       base_config: a specification's.
       trial: the trial's number.
-      parameters: its hyperparameters by key, a path with a condition or a divisor, if any; lists, as
+      parameters: its hyperparameters by key, a path, perhaps with a condition or of an axis; lists, as
         JSON has them, stand for tuples.
       vary_seed: whether the trial's number is added to the seed.
 
@@ -186,13 +186,13 @@ def load(path: str | Path) -> Specification:
         for name, value in roles["fixed"].items()
         if "@" in name
     }
-    conditions.check({**spaces, **conditional_fixed})
+    conditions.check(spaces, conditional_fixed)
     base_config = _base_config(path, values["base_config"], values["objective"])
     _check_roles(roles, base_config, values["vary_seed"])
     always = {n: value for n, value in roles["fixed"].items() if n not in conditional_fixed}
     base_config = config_lib.complete(config_lib.override(base_config, always))
-    for name, space in {**spaces, **conditional_fixed}.items():
-        _check_fit(name, space, base_config)
+    for name in (*spaces, *conditional_fixed):
+        _check_fit(name, {**spaces, **conditional_fixed}, base_config)
     points = _points(values, spaces, path)
     return Specification(
         **{key: values[key] for key in ("name", "goal", "algorithm", "seed", "vary_seed")},
@@ -339,10 +339,12 @@ def _check_roles(
         raise UsageError(f"seed is {role_of['seed']} and vary_seed is set; choose one of the two")
 
 
-def _check_fit(key: str, space: Space, base_config: ConfigDict) -> None:
+def _check_fit(key: str, spaces: Mapping[str, Space], base_config: ConfigDict) -> None:
     """Raises a UsageError where the base config cannot take the space's values."""
-    name = conditions.path(key)
-    reparameterized.check(key, space, base_config)
+    name, space = conditions.path(key), spaces[key]
+    reparameterized.check(key, spaces, base_config)
+    if reparameterized.parts(key):
+        return  # its bounds are no values of the config
     old = config_lib.flatten(base_config)[name]
     if isinstance(space, Range):
         whole = isinstance(old, int) and not isinstance(old, bool)
