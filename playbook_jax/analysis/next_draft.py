@@ -25,6 +25,7 @@ from playbook_jax.analysis.proposals import (
 from playbook_jax.analysis.study import ROLES, Study
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import conditions, search_space
+from playbook_jax.studies.search_space import FROM_POINTS
 
 NAME = "next_study.py"  # the file in the study directory
 
@@ -95,7 +96,14 @@ def draft(study: Study, found: list[Finding]) -> Draft:
     """Returns the study with every change that a finding is sure of, in the order told above."""
     spec = study.specification
     made = Draft(
-        roles={role: dict(spec.get(role) or {}) for role in ROLES},
+        roles={
+            # The bounds of a list of trials are the next study's own.
+            role: {
+                name: {key: value for key, value in space.items() if key != FROM_POINTS}
+                for name, space in (spec.get(role) or {}).items()
+            }
+            for role in ROLES
+        },
         fixed=dict(spec.get("fixed") or {}),
         algorithm=str(spec.get("algorithm", "halton")),
         num_trials=_whole(spec.get("num_trials")) or len(study.trials) or 1,

@@ -103,22 +103,30 @@ def normalized(members: Mapping[str, Any], parents: Mapping[str, Any]) -> dict[s
     """
     result: dict[str, Any] = {}
     for name, space in members.items():
-        given = space.get("when") if isinstance(space, Mapping) else None
-        if given and not isinstance(given, Mapping):
-            raise UsageError(f"{name}: a condition is like {{'when': {{'optimizer': ['adam']}}}}")
+        given = listed(name, space) if isinstance(space, Mapping) else {}
         full, when = name, given
         if "@" in name:
             when = _read(name, parents)
             if given and freeze_condition(given) != freeze_condition(when):
                 raise UsageError(f"{name}: its 'when' says something else, {dict(given)!r}")
         elif given:
-            full = key(
-                name, {p: v if isinstance(v, list | tuple) else [v] for p, v in given.items()}
-            )
+            full = key(name, given)
         if full in result:
             raise UsageError(f"{full} is described twice")
         result[full] = {**space, "when": when} if when and isinstance(space, Mapping) else space
     return result
+
+
+def listed(name: str, space: Mapping[str, Any]) -> Conditions:
+    """Returns the `when` of a search space with a list of values for each hyperparameter; empty without one.
+
+    Raises:
+      UsageError: it is no mapping.
+    """
+    given = space.get("when") or {}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{name}: a condition is like {{'when': {{'optimizer': ['adam']}}}}")
+    return {p: v if isinstance(v, list | tuple) else [v] for p, v in given.items()}
 
 
 def freeze_condition(when: Conditions) -> When:

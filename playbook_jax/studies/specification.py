@@ -179,6 +179,10 @@ def load(path: str | Path) -> Specification:
             raise UsageError(f"the study config lacks {key!r}")
     values = OPTIONAL | values
     _check_plain(values)
+    base_config = _base_config(path, values["base_config"], values["objective"])
+    rows = _rows(values, path)
+    for role in ("scientific", "nuisance") if rows else ():
+        values[role] = explicit.with_bounds(values[role], rows, base_config)
     roles, reasons = _roles(values)
     spaces = {**roles["scientific"], **roles["nuisance"]}
     conditional_fixed = {
@@ -187,13 +191,12 @@ def load(path: str | Path) -> Specification:
         if "@" in name
     }
     conditions.check(spaces, conditional_fixed)
-    base_config = _base_config(path, values["base_config"], values["objective"])
     _check_roles(roles, base_config, values["vary_seed"])
     always = {n: value for n, value in roles["fixed"].items() if n not in conditional_fixed}
     base_config = config_lib.complete(config_lib.override(base_config, always))
     for name in (*spaces, *conditional_fixed):
         _check_fit(name, {**spaces, **conditional_fixed}, base_config)
-    points = _points(values, spaces, path)
+    points = explicit.check(rows, spaces)
     return Specification(
         **{key: values[key] for key in ("name", "goal", "algorithm", "seed", "vary_seed")},
         **{key: values[key] for key in ("objective", "baseline", "shape")},
@@ -233,14 +236,12 @@ def _roles(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[s
     return roles, reasons
 
 
-def _points(
-    values: Mapping[str, Any], spaces: Mapping[str, Space], path: str | Path
-) -> list[dict[str, Any]]:
-    """Returns the listed trials, if it is a list; otherwise none."""
+def _rows(values: Mapping[str, Any], path: str | Path) -> list[Mapping[str, Any]]:
+    """Returns the listed trials as they are written, if it is a list; otherwise none."""
     if values["algorithm"] == samplers.LIST:
         if values["points"] is None:
             raise UsageError("algorithm 'list' needs 'points': the trials, or a CSV file of them")
-        return explicit.read(values["points"], spaces, path)
+        return explicit.rows(values["points"], path)
     if values["points"] is not None:
         raise UsageError(f"'points' are for algorithm 'list', not for {values['algorithm']!r}")
     return []
