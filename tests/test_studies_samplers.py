@@ -390,7 +390,7 @@ def test_a_list_needs_no_bounds_and_may_outgrow_those_that_its_points_have(load,
     )  # fmt: skip
     names = ["hparams.learning_rate", "hparams.momentum", "hparams.warmup_steps"]
     names += ["model.hidden_sizes", "optimizer", "hparams.label_smoothing"]
-    nuisance = dict.fromkeys(names, {}) | {"hparams.beta1": {"when": {"optimizer": ["adam"]}}}
+    nuisance = {name: {} for name in names} | {"hparams.beta1": {"when": {"optimizer": ["adam"]}}}
     nuisance["hparams.label_smoothing"] = {"scale": "linear"}
     changes = {"algorithm": "list", "num_trials": None, "nuisance": nuisance}
     spec = load(points="points.csv", **changes)
@@ -425,7 +425,8 @@ def test_a_list_needs_no_bounds_and_may_outgrow_those_that_its_points_have(load,
     [
         ([{"hparams.learning_rate": 0.1}], "hparams.learning_rate is always 0.1: put it under 'fixed'"),
         ([{"hparams.learning_rat": 0.1}], "hparams.learning_rate is never set"),
-        ([{"hparams.learning_rate": 0.1}, {"hparams.learning_rate": "much"}], "'much' does not fit the config's 0.1"),
+        ([{"hparams.learning_rate": 0.1}, {"hparams.learning_rate": "much"}],
+         "'much' does not fit the config's 0.1"),
         ([{"hparams.learning_rate": {}}, {"hparams.learning_rate": 1}], "is no number, name, bool"),
         ([{"hparams.learning_rate": 0.1}, {}], "hparams.learning_rate is always 0.1"),
         ([{"hparams.learning_rate": 0.1}, {"hparams.learning_rate": -1}], "must not be negative"),

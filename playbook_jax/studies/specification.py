@@ -19,6 +19,7 @@ from playbook_jax.studies import (
     conditions,
     explicit,
     grid,
+    overrides as overrides_lib,
     reparameterized,
     samplers,
     search_space,
@@ -156,8 +157,12 @@ def total_steps(base_config: ConfigDict, parameters: Mapping[str, Any]) -> int:
     return config_lib.total_steps(base_config) + int(varied)
 
 
-def load(path: str | Path) -> Specification:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Specification:
     """Returns the study that the Python file at `path` describes.
+
+    Args:
+      path: the study config.
+      overrides: what replaces some of its values, as on the command line, see overrides.py.
 
     Raises:
       UsageError: the study or its base config is missing, or contradicts itself.
@@ -171,13 +176,13 @@ def load(path: str | Path) -> Specification:
                 "config = ConfigDict(convert_dict=False)"
             ) from error
         raise
+    values = overrides_lib.apply(OPTIONAL | values, overrides)
     for key in values:
         if key not in (*REQUIRED, *OPTIONAL):
             raise unknown("key of the study config,", key, (*REQUIRED, *OPTIONAL))
     for key in REQUIRED:
         if key not in values:
             raise UsageError(f"the study config lacks {key!r}")
-    values = OPTIONAL | values
     _check_plain(values)
     base_config = _base_config(path, values["base_config"], values["objective"])
     rows = _rows(values, path)
