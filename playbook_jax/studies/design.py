@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conditions, explicit, reparameterized, samplers
+from playbook_jax.studies import conditions, explicit, reparameterized, samplers, unshared
 from playbook_jax.studies.search_space import Space
 from playbook_jax.studies.specification import Specification
 
@@ -22,12 +22,15 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
       stored: the hyperparameters of the trials that it has already.
 
     Raises:
-      UsageError: two listed trials, or the baseline and a point of a list or a grid, are the same; or
-        the list no longer begins with the stored trials.
+      UsageError: the study is new, and a scientific value does not use what is tuned; or two listed
+        trials, or the baseline and a point of a list or a grid, are the same; or the list no longer
+        begins with the stored trials.
     """
     count = specification.num_trials
     if len(stored) == count and specification.algorithm != samplers.LIST:
         return list(stored)  # and no second is spent on scipy
+    if not stored:
+        unshared.refuse(specification)
     spaces = specification.spaces
     if stored and not specification.order:  # in the order in which the stored points were made
         spaces = {name: spaces[name] for name in stored[0] if name in spaces}

@@ -19,6 +19,7 @@ from playbook_jax.studies import (
     measurement,
     pack_choice,
     places,
+    shares,
     specification as specification_lib,
 )
 from playbook_jax.studies.directory import StudyDirectory, Trials
@@ -69,6 +70,10 @@ def preview(
         print(f"{specification.name}: {specification.goal}\n")
         print(_table(trials))
         print()
+        print(shares.describe(asked, trials))
+        if not duration:
+            known = shares.time_left(trials, study, num_workers)
+            print(known or "how long it takes: --measure tells, after a few real steps")
         print(_cost(specification, trials, study))
         print(_room(configs, Path(workdir), num_workers))
         if duration:
