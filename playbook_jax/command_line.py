@@ -19,7 +19,12 @@ FLAGS = flags.FLAGS
 BAD_INPUT = 2
 
 
-def run(main: Callable[[Sequence[str]], int | None], *, config_flag: bool = False) -> None:
+def run(
+    main: Callable[[Sequence[str]], int | None],
+    *,
+    config_flag: bool = False,
+    split: Callable[[Sequence[str]], tuple[list[str], list[str]]] | None = None,
+) -> None:
     """Parses the flags, runs `main` with what is left of the arguments, and exits with its code.
 
     Bad input (a `UsageError`, an unknown flag, a config key that does not exist) is printed as one
@@ -29,11 +34,12 @@ def run(main: Callable[[Sequence[str]], int | None], *, config_flag: bool = Fals
       main: gets the program's name and its positional arguments.
       config_flag: whether the script takes `--config=FILE` with overrides
         (`--config.hparams.learning_rate=0.1`); `main` then finds the config in `FLAGS.config`.
+      split: takes from the arguments what is no flag, and returns that and the flags.
     """
     sys.stdout, sys.stderr = map(_Stream.around, (sys.stdout, sys.stderr))
     try:
         arguments = sys.argv if not config_flag else _define_config(sys.argv)
-        rest = _parse(arguments)
+        rest = _parse(split(arguments)[1] if split else arguments)
         code = main(rest)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 
     scripts/benchmark_discrepancy.py                   two seconds
     scripts/benchmark_discrepancy.py --pairs           how it degrades with the number of dimensions
+    scripts/benchmark_discrepancy.py --dealt           within each scientific value, and over all of them
 
 Prints the centered discrepancy (0 is perfectly even) of what `study.json` would hold, median over seeds.
 Beside it: random points; Halton points as they come; and the kind of Halton points that AlgoPerf's
@@ -30,6 +31,7 @@ flags.DEFINE_list("dimensions", ["2", "4", "8"], "Numbers of hyperparameters.")
 flags.DEFINE_list("trials", ["20", "100"], "Numbers of trials.")
 flags.DEFINE_integer("seeds", 20, "Over how many studies the median is taken.", lower_bound=1)
 flags.DEFINE_bool("pairs", False, "Measure each pair of dimensions, of up to 20, instead.")
+flags.DEFINE_bool("dealt", False, "Measure studies with a list of scientific values instead.")
 
 Points = Any  # an array of trials × dimensions, in [0, 1)
 
@@ -37,6 +39,9 @@ Points = Any  # an array of trials × dimensions, in [0, 1)
 def main(argv: list[str]) -> None:
     if FLAGS.pairs:
         show_pairs([int(n) for n in FLAGS.trials])
+        return
+    if FLAGS.dealt:
+        show_dealt([int(n) for n in FLAGS.trials])
         return
     print("centered discrepancy, median over seeds; in brackets, random points divided by it")
     kinds = {
@@ -121,6 +126,37 @@ def show_pairs(trials: Sequence[int]) -> None:
                 worst.append(max(values))
             shown = f"{statistics.median(middle):.2f}  {statistics.median(worst):.2f}"
             print(f"  {n:>5} trials, {d:>2} dimensions  {shown}")
+
+
+def show_dealt(trials: Sequence[int]) -> None:
+    """Prints how uneven nuisance points are for each scientific value, and for all values together."""
+    from scipy.stats import qmc
+
+    print("centered discrepancy of nuisance points, mean over seeds: a value's, and all values'")
+    for k, d, n in itertools.product((2, 3, 5, 7), map(int, FLAGS.dimensions), trials):
+        print(f"{k} values, {d} nuisance dimensions, {n} trials a value")
+        for kind, scientific in (("dealt in turn", ["x"]), ("a dimension of their own", [])):
+            own, together = [], []
+            for seed in range(FLAGS.seeds):
+                values, points = with_values(k, d, n * k, seed, scientific)
+                together.append(qmc.discrepancy(points))
+                own += [qmc.discrepancy(points[values == value]) for value in set(values)]
+            print(f"  {kind:<26} {statistics.mean(own):.3g}  {statistics.mean(together):.3g}")
+
+
+def with_values(
+    k: int, d: int, n: int, seed: int, scientific: Sequence[str]
+) -> tuple[Points, Points]:
+    """Returns each trial's value, one of k, and its point in d dimensions."""
+    import numpy as np
+
+    spaces = {"x": search_space.parse("x", {"values": list(range(k))})}
+    for i in range(d):
+        name = f"x{i}"
+        spaces[name] = search_space.parse(name, {"scale": "linear", "low": 0.0, "high": 1.0})
+    rows = samplers.sample("halton", spaces, n, seed, scientific)
+    table = np.array([list(row.values()) for row in rows])
+    return table[:, 0], table[:, 1:]
 
 
 if __name__ == "__main__":

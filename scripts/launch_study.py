@@ -4,10 +4,11 @@
     scripts/launch_study.py --config=configs/studies/digits_mlp.py --workdir=/tmp/study
     scripts/launch_study.py --config=configs/studies/digits_mlp.py --workdir=/tmp/study --dry_run --measure
 
-The same command again goes on where the study was stopped; after it, a larger num_trials in the
-config extends it. Ctrl-C lets the running trials save, a second one does not. Exit codes: 0 all
-trials came to their end (infeasible ones, that diverged, included), 1 some failed, 2 bad input, 75
-interrupted (continue by the same command).
+Every key of the study config can be set by --config.KEY=VALUE, e.g. --config.num_trials=40 or
+--config.nuisance.hparams.learning_rate.high=3.0. The same command again goes on where the study was
+stopped; after it, a larger num_trials extends it. Ctrl-C lets the running trials save, a second one does
+not. Exit codes: 0 all trials came to their end (infeasible ones, that diverged, included), 1 some failed,
+2 bad input, 75 interrupted (continue by the same command).
 """
 
 import dataclasses
@@ -22,9 +23,10 @@ from absl import flags
 
 from playbook_jax import command_line, hosts
 from playbook_jax.errors import UsageError
+from playbook_jax.studies import overrides
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("config", None, "The study config, e.g. configs/studies/digits_mlp.py.")
+flags.DEFINE_string("config", None, "The study config; --config.KEY=VALUE overrides a key.")
 flags.DEFINE_string("workdir", None, "The study directory: made if missing, continued if not.")
 flags.DEFINE_bool(
     "dry_run", False, "Show the trials and what they cost, write study.json, run nothing."
@@ -82,6 +84,7 @@ def main(argv: list[str]) -> int:
     from playbook_jax.studies import pack_choice
 
     pack = pack_choice.parse(FLAGS.pack)
+    changed = overrides.split(sys.argv[1:])[0]
     if FLAGS.dry_run:
         from playbook_jax.studies import preview
 
@@ -91,6 +94,7 @@ def main(argv: list[str]) -> int:
             num_workers=FLAGS.workers or None,
             pack=pack,
             measure=FLAGS.measure,
+            overrides=changed,
         )
         return 0
 
@@ -106,6 +110,7 @@ def main(argv: list[str]) -> int:
         time_limit=60 * FLAGS.trial_minutes or math.inf,
         silent_limit=60 * FLAGS.silent_minutes or math.inf,
         pack=pack,
+        overrides=changed,
     )
     if all_hosts:
         from playbook_jax.studies import slice as slice_lib
@@ -136,4 +141,4 @@ def on_ray():  # noqa: ANN201
 EXECUTORS = {"local": on_this_machine, "ray": on_ray}  # give `launcher.Options.make_executor`
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, split=overrides.split)

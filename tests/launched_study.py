@@ -23,8 +23,8 @@ from playbook_jax import trial
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import conclusion, launcher, samplers
 conclusion.REPORT_MODULE = "tests.fake_train"
-samplers.ALGORITHMS["halton"] = lambda spaces, n, seed: [
-    {name: space.value(i * 0.618 % 1) for name, space in spaces.items()} for i in range(n)
+samplers.ALGORITHMS["halton"] = lambda dimensions, n, seed, arm: [
+    [i * 0.618 % 1] * dimensions for i in range(n)
 ]
 train_module, config, workdir, workers, options = sys.argv[1:]
 options = json.loads(options)

@@ -233,11 +233,11 @@ def test_the_baseline_has_what_exists_for_it(load):
         (
             {
                 "nuisance": {
-                    "record_group_norms@optimizer=adam": {"values": [True, False]},
-                    "hparams.dropout_rate@record_group_norms=true": {"values": [0.1, 0.2]},
+                    "record_group_norms@hparams.momentum=0.5": {"values": [True, False]},
+                    "hparams.momentum@record_group_norms=true": {"values": [0.5, 0.2]},
                 }
             },
-            "record_group_norms, which is itself conditional",
+            "depends on itself",
         ),
         ({"nuisance": {"hparams.learning_rate@optimizer": RATE}}, "is like hparams.x@optimizer=adam"),
         ({"nuisance": {"hparams.learning_rate": RATE | {"when": "adam"}}}, "a condition is like"),
@@ -309,10 +309,11 @@ def test_a_ratio_may_have_a_condition_and_a_divisor_that_does_not_vary(load):
     ("nuisance", "message"),
     [
         ({RATIO: RATE, "hparams.learning_rate": RATE}, "can both hold in one trial"),
-        ({"hparams.learning_rate/hparams.momentum": RATE}, "is like hparams.learning_rate/(1-"),
+        ({"hparams.learning_rate/(hparams.momentum)": RATE}, "is like hparams.learning_rate/(1-"),
+        ({"hparams.learning_rate*": RATE}, "or hparams.learning_rate*hparams.weight_decay"),
         ({"hparams.learning_rate/(1-hparams.momentun)": RATE}, "did you mean 'hparams.momentum'"),
         ({"hparams.learning_rat/(1-hparams.momentum)": RATE}, "has no 'hparams.learning_rat'"),
-        ({"hparams.learning_rate/(1-optimizer)": RATE}, "both must be numbers"),
+        ({"hparams.learning_rate/(1-optimizer)": RATE}, "all must be numbers"),
         ({RATIO: {"values": [0.1, 0.2]}}, "needs bounds, and type 'float'"),
     ],
 )
@@ -350,3 +351,123 @@ def test_the_preview_shows_conditional_hyperparameters(tmp_path, capsys):
     assert stored["specification"]["order"] == list(
         specification.load(tmp_path / "study.py").spaces
     )
+
+
+LAYERS = {"scale": "linear", "low": 1, "high": 4, "type": "int"}
+
+
+@pytest.mark.playbook("conditional-hyperparameters")
+@pytest.mark.parametrize("shape", ["joint", "group"])
+@pytest.mark.parametrize("algorithm", ["halton", "uniform", "grid"])
+def test_a_condition_may_name_whole_numbers_and_what_is_itself_conditional(load, shape, algorithm):
+    nuisance = {
+        "hparams.warmup_steps@optimizer=adam": LAYERS | {"points": 4},
+        "hparams.learning_rate": RATE | {"points": 2},
+        "hparams.dropout_rate@hparams.warmup_steps=3|4": {"values": [0.1, 0.2, 0.5]},
+        "hparams.label_smoothing": {
+            "scale": "linear", "low": 0.0, "high": 0.1, "points": 2,
+            "when": {"hparams.dropout_rate": [0.2, 0.5]},
+        },
+    }  # fmt: skip
+    if (shape, algorithm) == ("group", "grid"):
+        return  # that is refused
+    changes = {"num_trials": None if algorithm == "grid" else 60, "algorithm": algorithm}
+    spec = load(nuisance=nuisance, shape=shape, **changes)
+    studies = [spec]
+    if shape == "group":
+        studies = [member.specification for member in group.members(spec)]
+        assert list(studies[0].nuisance) == ["hparams.learning_rate"]
+    rows = [
+        {conditions.path(key): value for key, value in row.items()} | dict(study.fixed)
+        for study in studies
+        for row in design.points(study)
+    ]
+    seen = set()
+    for row in rows:
+        warmup = row["optimizer"] == "adam"
+        dropout = warmup and row["hparams.warmup_steps"] in (3, 4)
+        smoothing = dropout and row["hparams.dropout_rate"] in (0.2, 0.5)
+        names = ("hparams.warmup_steps", "hparams.dropout_rate", "hparams.label_smoothing")
+        assert [name in row for name in names] == [warmup, dropout, smoothing]
+        seen.add((warmup, dropout, smoothing))
+    assert len(seen) == 4
+    if algorithm == "grid":
+        assert len(rows) == 2 * (1 + 2 + 2 * (1 + 2 * 2))
+
+
+@pytest.mark.parametrize(
+    ("nuisance", "message"),
+    [
+        ({"hparams.warmup_steps": LAYERS, "hparams.dropout_rate@hparams.warmup_steps=5": SMALL},
+         "hparams.warmup_steps does not take 5 (it takes: 1 to 4)"),
+        ({"hparams.warmup_steps": LAYERS, "hparams.dropout_rate@hparams.warmup_steps=1|2|3|4": SMALL},
+         "always is one of these values"),
+        ({"hparams.dropout_rate@hparams.learning_rate=0.1": SMALL, "hparams.learning_rate": RATE},
+         "a condition needs listed 'values', or whole numbers"),
+        ({"hparams.warmup_steps@optimizer=adam": LAYERS,
+          "hparams.dropout_rate@hparams.warmup_steps=1": SMALL,
+          "hparams.dropout_rate@optimizer=adam": SMALL}, "can both hold in one trial"),
+    ],
+)  # fmt: skip
+def test_bad_chains_of_conditions_end_with_one_line(load, nuisance, message):
+    with pytest.raises(UsageError) as error:
+        load(nuisance=nuisance)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_one_path_below_two_chains_that_exclude_each_other(load):
+    spec = load(
+        nuisance={
+            "hparams.warmup_steps@optimizer=adam": LAYERS,
+            "hparams.learning_rate@hparams.warmup_steps=1|2": RATE,
+            "hparams.learning_rate@hparams.warmup_steps=3|4": SMALL,
+            "hparams.learning_rate@optimizer=nesterov": RATE,
+        }
+    )
+    for row in design.points(spec):
+        assert sum(conditions.path(key) == "hparams.learning_rate" for key in row) == 1
+
+
+PRODUCT = "hparams.weight_decay*hparams.learning_rate"
+QUOTIENT = "hparams.learning_rate/batch_size"
+
+
+def test_a_study_can_search_products_and_quotients_and_axes_made_of_axes(load):
+    spec = load(
+        scientific={},
+        nuisance={
+            PRODUCT: {"scale": "log", "low": 1e-8, "high": 1e-4},
+            QUOTIENT + "/(1-hparams.momentum)": {"scale": "log", "low": 1e-4, "high": 1e-1},
+            "hparams.momentum": BETA,
+        },
+        baseline=True,
+    )
+    for number, row in enumerate(design.points(spec)):
+        config = specification.trial_config(spec.base_config, number, row, False)
+        axes = [
+            config.hparams.weight_decay * config.hparams.learning_rate,
+            config.hparams.learning_rate / config.batch_size / (1 - config.hparams.momentum),
+        ]
+        assert axes == pytest.approx(list(row.values())[:2], rel=1e-12)
+    base = spec.base_config
+    assert design.points(spec)[0][PRODUCT] == base.hparams.weight_decay * base.hparams.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("nuisance", "message"),
+    [
+        ({PRODUCT: RATE, "hparams.learning_rate*hparams.weight_decay": RATE}, "would follow from itself"),
+        ({"hparams.learning_rate*hparams.learning_rate": RATE}, "would follow from itself"),
+        ({"hparams.learning_rate*hparams.clip_norm": RATE}, "clip_norm is 0.0: in a reparam"),
+        ({"hparams.learning_rate*hparams.weight_decay": RATE, "hparams.weight_decay":
+          {"values": [0.0, 0.1]}}, "weight_decay is 0.0: in a reparam"),
+        ({"batch_size*hparams.learning_rate": RATE}, "batch_size one that need not be whole"),
+        ({"hparams.learning_rate*hparams.weight_deca": RATE}, "did you mean 'hparams.weight_decay'"),
+    ],
+)  # fmt: skip
+def test_bad_products_end_with_one_line(load, nuisance, message):
+    with pytest.raises(UsageError) as error:
+        load(scientific={}, nuisance=nuisance)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

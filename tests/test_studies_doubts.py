@@ -3,8 +3,9 @@
 import pytest
 from test_studies_specification import RATE, write
 
-from playbook_jax import optimizers
-from playbook_jax.studies import arms, doubts, specification
+from playbook_jax import optimizers, schedules
+from playbook_jax.errors import UsageError
+from playbook_jax.studies import arms, design, doubts, samplers, specification, unshared
 
 UNIT = {"scale": "linear", "low": 0.0, "high": 0.5}
 OPTIMIZERS = {"optimizer": {"values": ["nesterov", "adam"]}}
@@ -261,3 +262,38 @@ def test_a_fixed_architecture_is_a_caveat(load):
     )
     (caveat,) = [doubt for doubt in found if doubt.startswith("fixed: ")]
     assert caveat.startswith("fixed: model.hidden_sizes: what is found holds")
+
+
+@pytest.mark.playbook("joint-studies-break")
+@pytest.mark.parametrize(
+    ("scientific", "nuisance", "message"),
+    [
+        (OPTIMIZERS, {"hparams.momentum": UNIT | {"high": 0.9}},
+         "with optimizer=adam too, which does not use it: what is tuned then differs by scientific value; "
+         "name it 'hparams.momentum@optimizer=nesterov'"),
+        ({"optimizer": {"values": ["nesterov", "adam", "nadam"]}}, {"hparams.beta1": UNIT | {"high": 0.9}},
+         "name it 'hparams.beta1@optimizer=adam|nadam'"),
+        ({"schedule": {"values": ["linear", "rsqrt"]}}, {"hparams.end_factor": UNIT},
+         "name it 'hparams.end_factor@schedule=linear'"),
+        (OPTIMIZERS, {"hparams.momentum@optimizer=nesterov": UNIT | {"high": 0.9}}, ""),
+        ({"optimizer": {"values": ["nesterov", "momentum"]}}, {"hparams.momentum": UNIT | {"high": 0.9}}, ""),
+        (OPTIMIZERS, {"hparams.weight_decay": UNIT}, ""),
+    ],
+)  # fmt: skip
+def test_a_joint_study_whose_values_do_not_use_what_is_tuned_is_refused(
+    load, scientific, nuisance, message
+):
+    spec = load(scientific=scientific, nuisance={"hparams.learning_rate": RATE, **nuisance})
+    if not message:
+        assert design.points(spec)
+        return
+    with pytest.raises(UsageError) as error:
+        design.points(spec)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    # One that was begun before goes on.
+    assert design.points(spec, samplers.sample("halton", spec.spaces, 3, 0))
+
+
+def test_the_schedules_use_what_refusals_say():
+    assert set(unshared._USES["schedule"]) == set(schedules.SCHEDULES)

@@ -22,7 +22,7 @@ def get_config():
 
 
 def test_the_page_has_its_pieces():
-    assert len(PIECES) == 7
+    assert len(PIECES) == 8
     assert any('"group"' in piece for piece in PIECES)
 
 

@@ -333,3 +333,121 @@ def test_each_dimension_has_the_prime_base_of_halton(seed):
     for name, size in (("a", 64), ("b", 81), ("c", 125), ("d", 49)):
         parts = [int(row[name] * size) for row in rows[:size]]
         assert sorted(parts) == list(range(size)), name
+
+
+@pytest.mark.playbook("scientific-values-sampled-evenly", "joint-study")
+@pytest.mark.parametrize("algorithm", ["halton", "uniform"])
+@pytest.mark.parametrize("sizes", [(5,), (2, 2), (3, 3), (4, 6), (2, 4, 3)])
+def test_no_scientific_value_is_ever_more_than_one_trial_ahead(algorithm, sizes):
+    names = [f"s{i}" for i in range(len(sizes))]
+    spaces = parsed(**{n: listed(k) for n, k in zip(names, sizes, strict=True)}, a=UNIT, b=UNIT)
+    length = 3 * math.prod(sizes) + 1
+    rows = samplers.sample(algorithm, spaces, length, 4, names)
+    assert list(rows[0]) == list(spaces)
+    for n in range(1, length + 1):
+        if n % 7 == 0:
+            assert samplers.sample(algorithm, spaces, n, 4, names) == rows[:n]
+        for columns in (*([name] for name in names), names):
+            counts = collections.Counter(tuple(row[c] for c in columns) for row in rows[:n])
+            size = math.prod(len(spaces[c].values) for c in columns)
+            lowest = min(counts.values()) if len(counts) == size else 0
+            assert max(counts.values()) - lowest <= 1, (n, columns, counts)
+
+
+@pytest.mark.playbook("scientific-values-sampled-evenly", "low-discrepancy-points")
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_each_scientific_value_sees_nuisance_points_as_even_as_a_study_of_its_own(k):
+    from scipy.stats import qmc
+
+    spaces = parsed(x=listed(k), a=UNIT, b=UNIT)
+    alone, own, before, together, random = ([] for _ in range(5))
+    for seed in range(10):
+        alone += [qmc.discrepancy(coordinates(samplers.sample("halton", spaces, 20, seed), "ab"))]
+        for scientific, found in ((["x"], own), ([], before)):
+            rows = samplers.sample("halton", spaces, 20 * k, seed, scientific)
+            for value in spaces["x"].values:
+                found.append(
+                    qmc.discrepancy(coordinates([r for r in rows if r["x"] == value], "ab"))
+                )
+        rows = samplers.sample("halton", spaces, 20 * k, seed, ["x"])
+        together.append(qmc.discrepancy(coordinates(rows, "ab")))
+        random.append(qmc.discrepancy(np.random.default_rng(seed).random((20 * k, 2))))
+    assert np.mean(own) < 1.1 * np.mean(alone)
+    assert np.mean(own) <= np.mean(before)
+    assert np.mean(together) < np.mean(random) / 3
+
+
+def coordinates(rows, names):
+    return np.array([[row[name] for name in names] for row in rows])
+
+
+def test_a_study_begun_before_values_were_dealt_in_turn_goes_on_as_it_began(load):
+    changes = {"scientific": {"model.hidden_sizes": {"values": [[8], [16], [32]]}}}
+    spec = load(num_trials=30, **changes)
+    old = samplers.sample("halton", spec.spaces, 30, spec.seed)
+    assert old[:12] != design.points(spec)[:12]
+    assert design.points(spec, old[:12]) == old
+    new = design.points(spec)
+    assert design.points(spec, new[:12]) == new
+    assert design.points(load(num_trials=50, **changes), new)[:30] == new
+
+
+@pytest.mark.playbook("study-as-a-list")
+def test_a_list_needs_no_bounds_and_may_outgrow_those_that_its_points_have(load, tmp_path):
+    (tmp_path / "points.csv").write_text(
+        "hparams.learning_rate,hparams.momentum,hparams.warmup_steps,model.hidden_sizes,optimizer,"
+        "hparams.beta1@optimizer=adam,hparams.label_smoothing\n"
+        "0.01,0.5,0,[64],nesterov,,0.1\n1,0.99,100,[64],nesterov,,0\n0.1,0.9,50,\"[8,8]\",adam,0.8,0.2\n"
+        "0.1,0.9,50,\"[8,8]\",adam,0.9,0.2\n"
+    )  # fmt: skip
+    names = ["hparams.learning_rate", "hparams.momentum", "hparams.warmup_steps"]
+    names += ["model.hidden_sizes", "optimizer", "hparams.label_smoothing"]
+    nuisance = {name: {} for name in names} | {"hparams.beta1": {"when": {"optimizer": ["adam"]}}}
+    nuisance["hparams.label_smoothing"] = {"scale": "linear"}
+    changes = {"algorithm": "list", "num_trials": None, "nuisance": nuisance}
+    spec = load(points="points.csv", **changes)
+    bounds = {
+        name: (space.scale, space.low, space.high, space.type)
+        for name, space in spec.spaces.items()
+        if isinstance(space, search_space.Range)
+    }
+    assert bounds == {
+        "hparams.learning_rate": ("log", 0.01, 1.0, "float"),
+        "hparams.momentum": ("one_minus_log", 0.5, 0.99, "float"),
+        "hparams.warmup_steps": ("linear", 0, 100, "int"),
+        "hparams.label_smoothing": ("linear", 0.0, 0.2, "float"),
+        "hparams.beta1@optimizer=adam": ("linear", 0.8, 0.9, "float"),
+    }
+    assert spec.spaces["model.hidden_sizes"].values == ((64,), (8, 8))
+    assert [len(point) for point in design.points(spec)] == [6, 6, 7, 7]
+    assert search_space.parse("x", spec.spaces["optimizer"].to_dict()).from_points
+
+    study = StudyDirectory(tmp_path / "s")
+    study.write(spec, launcher.extend([], spec))
+    study.trial_directory(0).mkdir(parents=True)
+    with (tmp_path / "points.csv").open("a") as file:
+        file.write("3,0.9,200,[16],sgd,,0.2\n")
+    longer = load(points="points.csv", **changes)
+    assert len(launcher.extend(study.stored_trials(longer), longer)) == 5
+    study.release()
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([{"hparams.learning_rate": 0.1}], "hparams.learning_rate is always 0.1: put it under 'fixed'"),
+        ([{"hparams.learning_rat": 0.1}], "hparams.learning_rate is never set"),
+        ([{"hparams.learning_rate": 0.1}, {"hparams.learning_rate": "much"}],
+         "'much' does not fit the config's 0.1"),
+        ([{"hparams.learning_rate": {}}, {"hparams.learning_rate": 1}], "is no number, name, bool"),
+        ([{"hparams.learning_rate": 0.1}, {}], "hparams.learning_rate is always 0.1"),
+        ([{"hparams.learning_rate": 0.1}, {"hparams.learning_rate": -1}], "must not be negative"),
+    ],
+)  # fmt: skip
+def test_a_list_without_bounds_whose_points_cannot_be_ends_with_one_line(load, points, message):
+    with pytest.raises(UsageError) as error:
+        load(
+            algorithm="list", num_trials=None, points=points, nuisance={"hparams.learning_rate": {}}
+        )
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

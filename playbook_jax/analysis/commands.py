@@ -8,6 +8,7 @@ from pathlib import Path
 from playbook_jax.analysis import next_draft, numerals, retrain_noise
 from playbook_jax.analysis.findings import ACT, LOOK, Finding
 from playbook_jax.analysis.study import Study
+from playbook_jax.studies import overrides
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -118,22 +119,23 @@ def successor(name: str) -> str:
 
 def launch(study: Study, workdir: str) -> tuple[str, ...]:
     """Returns the command that launches a study's config into a directory."""
-    config = _launched(study)
+    config, *changed = _launched(study) or [""]
     if not config or not (_CHECKOUT / config).is_file():
-        config = f"configs/studies/{study.name}.py"
+        config, changed = f"configs/studies/{study.name}.py", []
     if not (_CHECKOUT / config).is_file():
         config = "YOUR_STUDY.py"
-    return quote("scripts/launch_study.py", f"--config={config}", f"--workdir={workdir}")
+    words = [f"--config={config}", *changed, f"--workdir={workdir}"]
+    return quote("scripts/launch_study.py", *words)
 
 
-def _launched(study: Study) -> str:
-    """Returns the study config that the first trial was launched with, where that is known."""
+def _launched(study: Study) -> list[str]:
+    """Returns the study config that the first trial was launched with, and overrides, where that is known."""
     command = study.provenance(0).get("command")
     words = [word for word in command if isinstance(word, str)] if isinstance(command, list) else []
     if not words or not words[0].endswith("launch_study.py"):
-        return ""
+        return []
     flags = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
-    return flags[-1] if flags else ""
+    return [flags[-1], *overrides.split(words)[0]] if flags else []
 
 
 def quote(*words: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, best_of, groups, objective_axis, svg
+from playbook_jax.analysis import axes, best_of, groups, hyperparameters, objective_axis, svg
 from playbook_jax.analysis.figures import (
     Figure,
     Group as Figures,
@@ -153,7 +153,7 @@ def _axis(
     """
     study = dataclasses.replace(group.joined, trials=tuple(trials))
     failed = study.of_state(trial_lib.INFEASIBLE)
-    title = h.name.partition("@")[0].removeprefix("hparams.")
+    title = hyperparameters.label(h.name.partition("@")[0])
     x = dataclasses.replace(x_axis(h), label=title)
     panel = hyperparameter_axes.with_strip(group.joined, x, shown)  # in all axes, or in none
     parts = [*hyperparameter_axes.bounds(panel, h)] if not bounds else _edges(panel, bounds)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,14 @@ LOW, HIGH = SIDES = ("low", "high")
 def is_seed(name: str) -> bool:
     """Says whether a path is one by which replicates differ: a seed, or a note where nothing else does."""
     return name in ("seed", "notes") or name.startswith("seeds.")
+
+
+def label(name: str) -> str:
+    """Returns what a report calls a hyperparameter, without "hparams.": "learning_rate × weight_decay"."""
+    stem, at, condition = name.partition("@")
+    for sign, shown in (("*", " × "), ("/", " / "), ("(1-", "(1 − ")):
+        stem = stem.replace(sign, shown)
+    return re.sub(r"(?<![\w.])hparams\.", "", stem + at + condition)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +43,8 @@ class Hyperparameter:
 
     @property
     def label(self) -> str:
-        """The name without "hparams."."""
-        return self.name.removeprefix("hparams.")
+        """What a report calls it."""
+        return label(self.name)
 
     @property
     def ordered(self) -> bool:

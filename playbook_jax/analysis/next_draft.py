@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import hyperparameters, numerals
 from playbook_jax.analysis.findings import ACT, LOOK, Finding, to_do
 from playbook_jax.analysis.proposals import (
     ADD,
@@ -24,7 +24,8 @@ from playbook_jax.analysis.proposals import (
 )
 from playbook_jax.analysis.study import ROLES, Study
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import search_space
+from playbook_jax.studies import conditions, search_space
+from playbook_jax.studies.search_space import FROM_POINTS
 
 NAME = "next_study.py"  # the file in the study directory
 
@@ -95,7 +96,14 @@ def draft(study: Study, found: list[Finding]) -> Draft:
     """Returns the study with every change that a finding is sure of, in the order told above."""
     spec = study.specification
     made = Draft(
-        roles={role: dict(spec.get(role) or {}) for role in ROLES},
+        roles={
+            # The bounds of a list of trials are the next study's own.
+            role: {
+                name: {key: value for key, value in space.items() if key != FROM_POINTS}
+                for name, space in (spec.get(role) or {}).items()
+            }
+            for role in ROLES
+        },
         fixed=dict(spec.get("fixed") or {}),
         algorithm=str(spec.get("algorithm", "halton")),
         num_trials=_whole(spec.get("num_trials")) or len(study.trials) or 1,
@@ -195,7 +203,9 @@ def _fixed(made: Draft, name: str, value: Any) -> Any:
 
 def _refuse_parents(made: Draft, name: str) -> None:
     if any(
-        name in space.get("when", {}) for names in made.roles.values() for space in names.values()
+        conditions.path(name) in space.get("when", {})
+        for names in made.roles.values()
+        for space in names.values()
     ):
         raise _RefusedError("other hyperparameters depend on it")
 
@@ -208,7 +218,7 @@ def _parsed(name: str, space: Any) -> dict[str, Any]:
 
 
 def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
-    label, role = proposal.name.removeprefix("hparams."), made.role(proposal.name)
+    label, role = hyperparameters.label(proposal.name), made.role(proposal.name)
     was = made.roles.get(role, {}).get(proposal.name, {})
     if proposal.kind in (EXTEND, NARROW):
         if not proposal.side:

@@ -28,7 +28,7 @@ from playbook_jax.analysis.retrain_noise import RetrainNoise
 from playbook_jax.analysis.step_records import StepRecords
 from playbook_jax.analysis.thresholds import Threshold
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conditions, stored as stored_lib
+from playbook_jax.studies import conditions, reparameterized, stored as stored_lib
 from playbook_jax.studies.stored import UNREADABLE
 
 # A state that only a reader of files sees, as UNREADABLE: the directory of a trial that had ended is gone.
@@ -130,8 +130,11 @@ class Study:
         return default if value is None else value
 
     def value(self, trial: Trial, path: str, default: Any = None) -> Any:
-        """Returns a value of a trial's config: its own, or the base config's."""
-        return trial.parameters.get(path, self.base(path, default))
+        """Returns a value of a trial's config: its own, conditional or of an axis, or the base config's."""
+        own = trial.parameters
+        if path not in own and path in map(conditions.path, own):
+            own = reparameterized.config_values(own, self.specification.get("base_config") or {})
+        return own.get(path, self.base(path, default))
 
     def varying(self, path: str) -> list[Hyperparameter]:
         """Returns what varies a value of the config, under whatever condition."""

@@ -59,11 +59,8 @@ def label(values: Mapping[str, Any]) -> str:
 
 
 def _arm(specification: Specification, values: Mapping[str, Any], num_trials: int) -> Arm:
-    varying = {
-        key: space
-        for key, space in specification.nuisance.items()
-        if all(parent not in values or values[parent] in taken for parent, taken in space.when)
-    }
+    others = {key: s for key, s in specification.spaces.items() if key not in values}
+    varying = [key for key in conditions.possible(others, values) if key in specification.nuisance]
     paths = {conditions.path(key) for key in varying}
     return Arm(values, tuple(varying), len(paths), num_trials)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conditions, explicit, reparameterized, samplers
+from playbook_jax.studies import conditions, explicit, reparameterized, samplers, unshared
 from playbook_jax.studies.search_space import Space
 from playbook_jax.studies.specification import Specification
 
@@ -22,12 +22,15 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
       stored: the hyperparameters of the trials that it has already.
 
     Raises:
-      UsageError: two listed trials, or the baseline and a point of a list or a grid, are the same; or
-        the list no longer begins with the stored trials.
+      UsageError: the study is new, and a scientific value does not use what is tuned; or two listed
+        trials, or the baseline and a point of a list or a grid, are the same; or the list no longer
+        begins with the stored trials.
     """
     count = specification.num_trials
     if len(stored) == count and specification.algorithm != samplers.LIST:
         return list(stored)  # and no second is spent on scipy
+    if not stored:
+        unshared.refuse(specification)
     spaces = specification.spaces
     if stored and not specification.order:  # in the order in which the stored points were made
         spaces = {name: spaces[name] for name in stored[0] if name in spaces}
@@ -35,9 +38,7 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
     if specification.algorithm == samplers.LIST:
         sequence = [dict(point) for point in specification.points]
     else:
-        sequence = samplers.sample(
-            specification.algorithm, spaces, count - len(first), specification.seed
-        )
+        sequence = _sampled(specification, spaces, count - len(first), stored[len(first) :])
     if first and specification.algorithm in ("grid", samplers.LIST):
         explicit.refuse_twins(first + sequence)
     made = [_with_fixed(specification, point) for point in first + sequence]
@@ -48,6 +49,21 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
             "new trials go to the end of the list"
         )
     return [*stored, *made[len(stored) :]]
+
+
+def _sampled(
+    specification: Specification,
+    spaces: Mapping[str, Space],
+    count: int,
+    stored: Sequence[Parameters],
+) -> list[Parameters]:
+    """Returns so many points of the study's sequence, of which the stored ones are the first."""
+    asked = (specification.algorithm, spaces, count, specification.seed)
+    made = samplers.sample(*asked, scientific=specification.scientific)
+    pairs = [(old, new) for old, new in zip(stored, made, strict=False)]
+    if any(old.get(n) != new.get(n) for n in specification.scientific for old, new in pairs):
+        return samplers.sample(*asked)  # begun before scientific values were dealt in turn
+    return made
 
 
 def _baseline(specification: Specification, spaces: Mapping[str, Space]) -> Parameters:

@@ -134,7 +134,7 @@ class StudyDirectory:
         except (LookupError, TypeError, ValueError) as error:
             raise UsageError(f"{problem} (its base config is not whole: {error})") from error
         ignored = {"base_config_path": "", "num_trials": 0}
-        changed = config_lib.differences(old | ignored, new | ignored)
+        changed = config_lib.differences(_settled(old) | ignored, _settled(new) | ignored)
         if new["num_trials"] < len(trials):
             changed.append(f"num_trials: {len(trials)} → {new['num_trials']}")
         if changed:
@@ -187,6 +187,19 @@ class StudyDirectory:
                 ]
             )
         trial_lib.write_text(self.path / "study.csv", text.getvalue())
+
+
+def _settled(specification: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a specification without what follows from a list of trials, which may grow."""
+
+    def own(space: Mapping[str, Any]) -> dict[str, Any]:
+        kept = ("when", search_space.FROM_POINTS)
+        listed = search_space.FROM_POINTS in space
+        return {key: value for key, value in space.items() if not listed or key in kept}
+
+    roles = ("scientific", "nuisance")
+    spaces = {role: {n: own(s) for n, s in specification[role].items()} for role in roles}
+    return {**specification, **spaces}
 
 
 def columns(trials: Trials) -> list[str]:

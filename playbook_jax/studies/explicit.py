@@ -3,6 +3,7 @@
     config.algorithm = "list"
     config.points = [{"hparams.learning_rate": 0.1}, {"hparams.learning_rate": 0.3}]
     config.points = "points.csv"  # beside the study config: a column a hyperparameter
+    config.nuisance = {"hparams.learning_rate": {}}  # or {"scale": "log"}: the points have the bounds
 
 In a CSV file numbers, `true`, `false` and `[64, 64]` are read as JSON, everything else as a name; a
 conditional hyperparameter's cell is empty where it does not exist.
@@ -13,44 +14,110 @@ hyperparameter configurations manually").
 
 import csv
 import json
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import csv_cells
+from playbook_jax import config as config_lib, csv_cells
 from playbook_jax.errors import UsageError, closest
 from playbook_jax.studies import conditions
-from playbook_jax.studies.search_space import Range, Space, freeze
+from playbook_jax.studies.search_space import FROM_POINTS, Range, Space, freeze
 
 Parameters = dict[str, Any]
+_APART = (
+    10  # the largest ÷ the smallest value from which numbers without a scale stand on a log scale
+)
 
 
-def read(points: Any, spaces: Mapping[str, Space], study_path: str | Path) -> list[Parameters]:
-    """Returns the hyperparameters of each listed trial, in the order of `spaces`.
+def rows(points: Any, study_path: str | Path) -> list[Mapping[str, Any]]:
+    """Returns the listed trials as they are written, unchecked.
 
     Args:
       points: what the study config has: a list of mappings, or the path of a CSV file.
-      spaces: the space of each hyperparameter that varies.
       study_path: the study config, beside which the file is looked for.
 
     Raises:
-      UsageError: the file cannot be read, or a trial lacks a hyperparameter, has one that the study
-        lacks or that does not exist for it, or a value outside of its space.
+      UsageError: the file cannot be read, or there is no trial.
     """
     if isinstance(points, str):
-        rows = _rows(Path(study_path).parent / points)
+        found = _rows(Path(study_path).parent / points)
     elif isinstance(points, list | tuple) and all(isinstance(row, Mapping) for row in points):
-        rows = points
+        found = list(points)
     else:
         raise UsageError(
             "points must be a list like [{'hparams.learning_rate': 0.1}, …] or the path of a CSV file; "
             f"it is {points!r}"
         )
-    if not rows:
+    if not found:
         raise UsageError("points lists no trial")
+    return found
+
+
+def check(rows: Sequence[Mapping[str, Any]], spaces: Mapping[str, Space]) -> list[Parameters]:
+    """Returns the hyperparameters of each listed trial, in the order of `spaces`.
+
+    Args:
+      rows: the trials as they are written.
+      spaces: the space of each hyperparameter that varies.
+
+    Raises:
+      UsageError: a trial lacks a hyperparameter, has one that the study lacks or that does not exist for
+        it, or a value outside of its space; or two trials are the same.
+    """
     result = [_checked(number, row, spaces) for number, row in enumerate(rows)]
     refuse_twins(result)
     return result
+
+
+def with_bounds(
+    members: Any, rows: Sequence[Mapping[str, Any]], base_config: Mapping[str, Any]
+) -> Any:
+    """Returns a role's search spaces in which those without bounds or values have those of the listed trials.
+
+    Numbers get a range, on the scale that is given, or else on a log scale where the largest is at least
+    ten times the smallest, on that of one minus the value where that is so of one minus it, and on a linear
+    one where it is not.
+
+    Args:
+      members: the spaces as the study config has them.
+      rows: the trials as they are written.
+      base_config: where a value is a whole number, so is what replaces it.
+
+    Raises:
+      UsageError: no trial, or each one alike, has a value.
+    """
+    if not isinstance(members, Mapping):
+        return members
+    base = config_lib.flatten(base_config)
+    result = {}
+    for name, space in members.items():
+        result[name] = space
+        if isinstance(space, Mapping) and not space.keys() & {"values", "low", "high"}:
+            full = name if "@" in name else conditions.key(name, conditions.listed(name, space))
+            found = {json.dumps(row[full], default=str): row[full] for row in rows if full in row}
+            values = [freeze(value) for value in found.values()]
+            if len(values) < 2:
+                what = f"always {values[0]!r}: put it under 'fixed'" if values else "never set"
+                raise UsageError(f"points: {full} is {what}")
+            old = base.get(conditions.path(name))
+            result[name] = {**space, **_bounds(space, values, old), FROM_POINTS: True}
+    return result
+
+
+def _bounds(space: Mapping[str, Any], values: Sequence[Any], old: Any) -> dict[str, Any]:
+    if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
+        return {"values": values}
+    low, high = min(values), max(values)
+    whole = isinstance(old, int) and all(isinstance(value, int) for value in values)
+    scale = "linear"
+    if low > 0 and high >= _APART * low:
+        scale = "log"
+    elif not whole and high < 1 and 1 - low >= _APART * (1 - high):
+        scale = "one_minus_log"
+    return {"scale": space.get("scale", scale), "low": low, "high": high} | (
+        {"type": "int"} if whole else {}
+    )
 
 
 def refuse_twins(points: Sequence[Parameters]) -> None:

@@ -23,20 +23,21 @@ def points(spaces: Mapping[str, Space]) -> list[dict[str, Any]]:
     Raises:
       UsageError: the number of values of a range is not given, or too large.
     """
-    always = {name: space for name, space in spaces.items() if not space.when}
-    size = math.prod(_count(space) for space in always.values())
-    if size > MOST_POINTS:
-        raise UsageError(
-            f"the grid has {size:,} trials; a study has at most {MOST_POINTS:,}: take fewer 'points', or "
-            "algorithm 'halton', which spreads any number of trials evenly"
-        )
-    result = []
-    for chosen in _product(always):
+    whole, waiting = [], [{}]
+    while waiting:  # first what always exists, then what depends on that
+        chosen = waiting.pop(0)
         exist = {n: spaces[n] for n in conditions.applicable(spaces, chosen) if n not in chosen}
-        for more in _product(exist):
-            values = chosen | more
-            result.append({name: values[name] for name in spaces if name in values})
-    return result
+        size = len(whole) + len(waiting) + math.prod(_count(space) for space in exist.values())
+        if size > MOST_POINTS:
+            raise UsageError(
+                f"the grid has at least {size:,} trials; a study has at most {MOST_POINTS:,}: take fewer "
+                "'points', or algorithm 'halton', which spreads any number of trials evenly"
+            )
+        if exist:
+            waiting = [chosen | more for more in _product(exist)] + waiting
+        else:
+            whole.append(chosen)
+    return [{name: values[name] for name in spaces if name in values} for values in whole]
 
 
 def _count(space: Space) -> int:

@@ -96,8 +96,7 @@ def members(specification: Specification) -> list[Member]:
 
 def _with_values(specification: Specification, values: Mapping[str, Any]) -> Specification:
     """Returns the study in which the scientific hyperparameters have these values."""
-    nuisance = _resolved(specification.nuisance, values)
-    conditional = _resolved(specification.conditional_fixed, values)
+    nuisance, conditional = _resolved(specification, values)
     if not nuisance:
         raise UsageError(f"with {arms.label(values)} no hyperparameter varies: tune one there too")
     settled = {key: space.value(0.0) for key, space in conditional.items() if "@" not in key}
@@ -129,14 +128,19 @@ def _old(path: str, specification: Specification) -> str | None:
     return next((key for key in keys if key in specification.fixed_reasons), None)
 
 
-def _resolved(spaces: Mapping[str, Space], values: Mapping[str, Any]) -> dict[str, Space]:
-    """Returns the hyperparameters that may exist with these values, without the conditions on them."""
-    result = {}
-    for key, space in spaces.items():
-        if all(values[parent] in taken for parent, taken in space.when if parent in values):
-            when = tuple((parent, taken) for parent, taken in space.when if parent not in values)
-            full = conditions.key(conditions.stem(key), {p: list(taken) for p, taken in when})
-            result[full] = dataclasses.replace(space, when=when)
+def _resolved(
+    specification: Specification, values: Mapping[str, Any]
+) -> tuple[dict[str, Space], dict[str, Space]]:
+    """Returns the nuisance and the conditional fixed hyperparameters that may exist with these values.
+
+    Conditions on the values have become plain.
+    """
+    nuisance, fixed = specification.nuisance, specification.conditional_fixed
+    result: tuple[dict[str, Space], dict[str, Space]] = {}, {}
+    for key, space in conditions.possible({**nuisance, **fixed}, values).items():
+        when = tuple((parent, taken) for parent, taken in space.when if parent not in values)
+        full = conditions.key(conditions.stem(key), {p: list(taken) for p, taken in when})
+        result[key in fixed][full] = dataclasses.replace(space, when=when)
     return result
 
 

@@ -52,6 +52,7 @@ class Options:
       pack: how many trials run in one program, or `pack_choice.AUTO`; None: as the study was begun, a new
         one with each trial alone.
       train_module: a module like training.py.
+      overrides: what replaces values of the study config, as on the command line.
       make_executor: makes what runs the trials; a `Pool` on this machine when None.
     """
 
@@ -62,6 +63,7 @@ class Options:
     silent_limit: float = SILENT_LIMIT
     pack: int | str | None = None
     train_module: str = TRAIN_MODULE
+    overrides: Sequence[str] = ()
     make_executor: Callable[[StudyDirectory, Stop], Executor] | None = None
 
 
@@ -82,7 +84,7 @@ def launch(config_path: str | Path, workdir: str | Path, options: Options) -> in
     """
     with Stop() as stop:
         sources.forget_configs()
-        asked = specification_lib.load(config_path)
+        asked = specification_lib.load(config_path, options.overrides)
         specification, study = open_study(asked, workdir)
         run = _Run(specification, study, stop, options, doubts.find(asked))
         try:

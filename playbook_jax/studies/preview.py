@@ -3,6 +3,7 @@
 import importlib
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from playbook_jax.studies import (
     measurement,
     pack_choice,
     places,
+    shares,
     specification as specification_lib,
 )
 from playbook_jax.studies.directory import StudyDirectory, Trials
@@ -33,6 +35,7 @@ def preview(
     num_workers: int | None = None,
     pack: int | str | None = None,
     measure: bool = False,
+    overrides: Sequence[str] = (),
     train_module: str = launcher.TRAIN_MODULE,
 ) -> None:
     """Checks a study as a launch would, prints its trials and cost, and writes `study.json` only.
@@ -43,12 +46,13 @@ def preview(
       num_workers: how many processes are to run trials; None: as many as at a launch.
       pack: see `launcher.launch`.
       measure: whether to make some real steps, and to tell from them how long the study takes.
+      overrides: what replaces values of the study config, as on the command line.
       train_module: a module with the function `validate` of train.py.
 
     Raises:
       UsageError: the study can't be run; nothing was written.
     """
-    asked = specification_lib.load(config_path)
+    asked = specification_lib.load(config_path, overrides)
     num_workers = num_workers or places.default_num_workers()
     specification, study = launcher.open_study(asked, workdir)
     undo = True
@@ -66,6 +70,10 @@ def preview(
         print(f"{specification.name}: {specification.goal}\n")
         print(_table(trials))
         print()
+        print(shares.describe(asked, trials))
+        if not duration:
+            known = shares.time_left(trials, study, num_workers)
+            print(known or "how long it takes: --measure tells, after a few real steps")
         print(_cost(specification, trials, study))
         print(_room(configs, Path(workdir), num_workers))
         if duration:

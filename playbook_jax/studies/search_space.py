@@ -6,7 +6,8 @@
     {"values": [[64], [64, 64]]}                                discrete or categorical
 
 Either may have a condition, `"when": {"optimizer": ["adam"]}` (see conditions.py), and a range the
-number of its values in a grid, `"points": 5`.
+number of its values in a grid, `"points": 5`. What a list of trials has is stored with `"from_points": True`
+where nobody has given bounds or values (see explicit.py).
 
 Pure Python: needs neither numpy nor jax. Source: the playbook, "Creating a set of studies" and
 "Identifying bad search space boundaries" (search spaces are designed by hand, in real units, and
@@ -24,7 +25,8 @@ from playbook_jax.errors import UsageError, unknown
 SCALES = ("linear", "log", "one_minus_log")
 TYPES = ("float", "int")
 _RANGE_KEYS = ("scale", "low", "high", "type", "points")
-_KEYS = (*_RANGE_KEYS, "values", "when")
+FROM_POINTS = "from_points"
+_KEYS = (*_RANGE_KEYS, "values", "when", FROM_POINTS)
 
 When = tuple[tuple[str, tuple[Any, ...]], ...]  # (("optimizer", ("adam", "nadam")), …): all hold
 
@@ -54,7 +56,7 @@ class Range:
 
     Integers are rounded so that each gets the share of the scale that lies nearest to it: under
     `linear` all the same, under `log` in proportion to about 1 / value. `points` is how many values a
-    grid takes from it.
+    grid takes from it, `from_points` says that the bounds are those of listed trials.
     """
 
     scale: str
@@ -63,6 +65,7 @@ class Range:
     type: str = "float"
     points: int | None = None
     when: When = ()
+    from_points: bool = False
 
     def value(self, u: float) -> float | int:
         """Returns the number at `u` in [0, 1), a plain Python float or int."""
@@ -87,8 +90,9 @@ class Range:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `parse` reads."""
-        values = dataclasses.asdict(self) | _condition_to_dict(self.when)
-        return {key: value for key, value in values.items() if value not in (None, ())}
+        values = {key: getattr(self, key) for key in _RANGE_KEYS}
+        values = {key: value for key, value in values.items() if value is not None}
+        return values | _rest_to_dict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Values:
 
     values: tuple[Any, ...]
     when: When = ()
+    from_points: bool = False
 
     def value(self, u: float) -> Any:
         """Returns the value whose stretch of [0, 1) holds `u`."""
@@ -108,11 +113,14 @@ class Values:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `parse` reads."""
-        return {"values": list(self.values)} | _condition_to_dict(self.when)
+        return {"values": list(self.values)} | _rest_to_dict(self)
 
 
-def _condition_to_dict(when: When) -> dict[str, Any]:
-    return {"when": {parent: list(values) for parent, values in when}} if when else {}
+def _rest_to_dict(space: Range | Values) -> dict[str, Any]:
+    rest: dict[str, Any] = {}
+    if space.when:
+        rest["when"] = {parent: list(values) for parent, values in space.when}
+    return rest | ({FROM_POINTS: True} if space.from_points else {})
 
 
 def _interpolate(scale: str, low: float, high: float, u: float) -> float:
@@ -142,12 +150,13 @@ def parse(name: str, space: Any) -> Space:
         if key not in _KEYS:
             raise unknown(f"key of the search space of {name},", key, _KEYS)
     when = _parse_condition(name, space.get("when", {}))
-    space = {key: value for key, value in space.items() if key != "when"}
+    listed = space.get(FROM_POINTS) is True
+    space = {key: value for key, value in space.items() if key not in ("when", FROM_POINTS)}
     if "values" not in space:
-        return _parse_range(name, space, when)
+        return dataclasses.replace(_parse_range(name, space, when), from_points=listed)
     if len(space) > 1:
         raise UsageError(f"{name}: a search space has 'values' or bounds, not both")
-    return _parse_values(name, space["values"], when)
+    return dataclasses.replace(_parse_values(name, space["values"], when), from_points=listed)
 
 
 def _parse_condition(name: str, when: Any) -> When:

@@ -86,7 +86,7 @@ def launch(
 
         compilation_cache.enable()
         channel = Channel()
-        _agree_on_the_study(channel, config_path)
+        _agree_on_the_study(channel, config_path, options.overrides)
         jax.devices()  # which waits until all hosts have come here, so not where one alone does
         here = InProcess(options.train_module)
         if channel.index:
@@ -110,7 +110,9 @@ def _leaving_when_lost() -> Iterator[None]:
         hosts.leave(trial_lib.EXIT_CODES[trial_lib.FAILED])
 
 
-def _agree_on_the_study(channel: Channel, config_path: str | Path) -> None:
+def _agree_on_the_study(
+    channel: Channel, config_path: str | Path, overrides: Sequence[str]
+) -> None:
     """Has every host read the study config.
 
     Raises:
@@ -118,7 +120,7 @@ def _agree_on_the_study(channel: Channel, config_path: str | Path) -> None:
     """
     mine: Message = {"error": "", "study": None}
     try:
-        mine["study"] = specification_lib.load(config_path).to_dict()
+        mine["study"] = specification_lib.load(config_path, overrides).to_dict()
     except UsageError as error:
         mine["error"] = str(error)
     found = channel.gather("study", mine)

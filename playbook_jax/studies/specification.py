@@ -19,6 +19,7 @@ from playbook_jax.studies import (
     conditions,
     explicit,
     grid,
+    overrides as overrides_lib,
     reparameterized,
     samplers,
     search_space,
@@ -137,7 +138,7 @@ def trial_config(
     Args:
       base_config: a specification's.
       trial: the trial's number.
-      parameters: its hyperparameters by key, a path with a condition or a divisor, if any; lists, as
+      parameters: its hyperparameters by key, a path, perhaps with a condition or of an axis; lists, as
         JSON has them, stand for tuples.
       vary_seed: whether the trial's number is added to the seed.
 
@@ -158,8 +159,12 @@ def total_steps(base_config: ConfigDict, parameters: Mapping[str, Any]) -> int:
     return config_lib.total_steps(base_config) + int(varied)
 
 
-def load(path: str | Path) -> Specification:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Specification:
     """Returns the study that the Python file at `path` describes.
+
+    Args:
+      path: the study config.
+      overrides: what replaces some of its values, as on the command line, see overrides.py.
 
     Raises:
       UsageError: the study or its base config is missing, or contradicts itself.
@@ -173,7 +178,7 @@ def load(path: str | Path) -> Specification:
                 "config = ConfigDict(convert_dict=False)"
             ) from error
         raise
-    return parse(values, path)
+    return parse(overrides_lib.apply(OPTIONAL | values, overrides), path)
 
 
 def parse(
@@ -189,14 +194,22 @@ def parse(
     Raises:
       UsageError: the base config is missing, or the study contradicts itself.
     """
+    values = OPTIONAL | values
     for key in values:
         if key not in (*REQUIRED, *OPTIONAL):
             raise unknown("key of the study config,", key, (*REQUIRED, *OPTIONAL))
     for key in REQUIRED:
         if key not in values:
             raise UsageError(f"the study config lacks {key!r}")
-    values = OPTIONAL | values
     _check_plain(values)
+    if base_config is None:
+        base_config = _base_config(path, values["base_config"])
+    base_config = config_lib.override(
+        base_config, {f"checkpoint.{key}": values["objective"][key] for key in ("metric", "mode")}
+    )
+    rows = _rows(values, path)
+    for role in ("scientific", "nuisance") if rows else ():
+        values[role] = explicit.with_bounds(values[role], rows, base_config)
     roles, reasons = _roles(values)
     spaces = {**roles["scientific"], **roles["nuisance"]}
     conditional_fixed = {
@@ -204,18 +217,13 @@ def parse(
         for name, value in roles["fixed"].items()
         if "@" in name
     }
-    conditions.check({**spaces, **conditional_fixed})
-    if base_config is None:
-        base_config = _base_config(path, values["base_config"])
-    base_config = config_lib.override(
-        base_config, {f"checkpoint.{key}": values["objective"][key] for key in ("metric", "mode")}
-    )
+    conditions.check(spaces, conditional_fixed)
     _check_roles(roles, base_config, values["vary_seed"])
     always = {n: value for n, value in roles["fixed"].items() if n not in conditional_fixed}
     base_config = config_lib.complete(config_lib.override(base_config, always))
-    for name, space in {**spaces, **conditional_fixed}.items():
-        _check_fit(name, space, base_config)
-    points = _points(values, spaces, path)
+    for name in (*spaces, *conditional_fixed):
+        _check_fit(name, {**spaces, **conditional_fixed}, base_config)
+    points = explicit.check(rows, spaces)
     return Specification(
         **{key: values[key] for key in ("name", "goal", "algorithm", "seed", "vary_seed")},
         **{key: values[key] for key in ("objective", "baseline", "shape")},
@@ -255,14 +263,12 @@ def _roles(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[s
     return roles, reasons
 
 
-def _points(
-    values: Mapping[str, Any], spaces: Mapping[str, Space], path: str | Path
-) -> list[dict[str, Any]]:
-    """Returns the listed trials, if it is a list; otherwise none."""
+def _rows(values: Mapping[str, Any], path: str | Path) -> list[Mapping[str, Any]]:
+    """Returns the listed trials as they are written, if it is a list; otherwise none."""
     if values["algorithm"] == samplers.LIST:
         if values["points"] is None:
             raise UsageError("algorithm 'list' needs 'points': the trials, or a CSV file of them")
-        return explicit.read(values["points"], spaces, path)
+        return explicit.rows(values["points"], path)
     if values["points"] is not None:
         raise UsageError(f"'points' are for algorithm 'list', not for {values['algorithm']!r}")
     return []
@@ -364,10 +370,12 @@ def _check_roles(
         raise UsageError(f"seed is {role_of['seed']} and vary_seed is set; choose one of the two")
 
 
-def _check_fit(key: str, space: Space, base_config: ConfigDict) -> None:
+def _check_fit(key: str, spaces: Mapping[str, Space], base_config: ConfigDict) -> None:
     """Raises a UsageError where the base config cannot take the space's values."""
-    name = conditions.path(key)
-    reparameterized.check(key, space, base_config)
+    name, space = conditions.path(key), spaces[key]
+    reparameterized.check(key, spaces, base_config)
+    if reparameterized.parts(key):
+        return  # its bounds are no values of the config
     old = config_lib.flatten(base_config)[name]
     if isinstance(space, Range):
         whole = isinstance(old, int) and not isinstance(old, bool)
