@@ -30,7 +30,7 @@ def points(spaces: Mapping[str, Space]) -> list[dict[str, Any]]:
         size = len(whole) + len(waiting) + math.prod(_count(space) for space in exist.values())
         if size > MOST_POINTS:
             raise UsageError(
-                f"the grid has at least {size:,} trials; a study has at most {MOST_POINTS:,}: take fewer "
+                f"the grid has {size:,} trials; a study has at most {MOST_POINTS:,}: take fewer "
                 "'points', or algorithm 'halton', which spreads any number of trials evenly"
             )
         if exist:
