@@ -5,9 +5,10 @@ before it. Nothing here waits for the devices except where it reads what they ha
 """
 
 import collections
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -21,6 +22,7 @@ from playbook_jax import (
     config as config_lib,
     divergence,
     evaluation,
+    lock,
     parallel,
     provenance,
     train_step,
@@ -62,24 +64,28 @@ class Left:
     of_devices: Any
 
 
-def open_trial(workdir: epath.PathLike, config: ConfigDict) -> trial.Writer:
-    """Opens the trial on every host; host 0 writes, and what it writes the others must see.
+@contextlib.contextmanager
+def open_trial(workdir: epath.PathLike, config: ConfigDict) -> Iterator[trial.Writer]:
+    """Opens the trial on every host; host 0 locks it and writes, and the others must see what it writes.
 
     Raises:
-      UsageError: the directory can't be written, or is not for this config.
+      UsageError: the directory can't be written, is in use, or is not for this config.
     """
     checkpoints.check_place(workdir)
     writes = parallel.host_index() == 0
     writer, refusal = None, None
-    for turn in (True, False):
-        if writes == turn:
-            try:
-                writer = trial.Writer(workdir, config_lib.to_dict(config), writes=writes)
-            except UsageError as error:
-                refusal = error
-        if any(parallel.agree(refusal is not None)):
-            raise refusal or UsageError("another host refuses this run; see what it says")
-    return writer
+    with contextlib.ExitStack() as held:
+        for turn in (True, False):
+            if writes == turn:
+                try:
+                    if writes:
+                        held.enter_context(lock.hold(workdir))
+                    writer = trial.Writer(workdir, config_lib.to_dict(config), writes=writes)
+                except UsageError as error:
+                    refusal = error
+            if any(parallel.agree(refusal is not None)):
+                raise refusal or UsageError("another host refuses this run; see what it says")
+        yield writer
 
 
 class Recorder:

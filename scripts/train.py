@@ -5,7 +5,8 @@
     scripts/train.py --config=configs/digits_mlp.py --workdir=/tmp/run2 --config.hparams.learning_rate=0.3
 
 Every key of the config can be set by --config.KEY=VALUE. The same command again goes on where the
-run was stopped. Exit codes: 0 complete, 1 failed, 2 bad input, 3 infeasible (it diverged), 75
+run was stopped; while one run has the directory, a second is refused (but on gs://, which has no
+locks). Exit codes: 0 complete, 1 failed, 2 bad input, 3 infeasible (it diverged), 75
 interrupted (continue by the same command).
 """
 
