@@ -28,6 +28,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, config_flag: bool = Fals
       config_flag: whether the script takes `--config=FILE` with overrides
         (`--config.hparams.learning_rate=0.1`); `main` then finds the config in `FLAGS.config`.
     """
+    _open_closed_streams()
     try:
         arguments = sys.argv if not config_flag else _define_config(sys.argv)
         rest = _parse(arguments)
@@ -38,6 +39,20 @@ def run(main: Callable[[Sequence[str]], int | None], *, config_flag: bool = Fals
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code or 0)
+
+
+def _open_closed_streams() -> None:
+    """Gives a process that was started with closed standard streams (`2>&-`) ones that lead nowhere.
+
+    Python has None in their place. Their numbers would go to the next files that are opened, into which
+    whatever prints to standard error would then write.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def command() -> list[str]:

@@ -25,6 +25,7 @@ from playbook_jax import (
     lock,
     parallel,
     provenance,
+    record_files,
     train_step,
     transfer,
     trial,
@@ -133,7 +134,8 @@ class Recorder:
     def __enter__(self) -> Self:
         """Opens the checkpoints."""
         keep = {"keep_best": self.config.checkpoint.keep_best, "mode": self.config.checkpoint.mode}
-        self._checkpoints = checkpoints.Checkpoints(self.directory, **keep)
+        sync = self._writer.records.sync
+        self._checkpoints = checkpoints.Checkpoints(self.directory, **keep, sync=sync)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -153,12 +155,12 @@ class Recorder:
         self._writer.write("steps.json", {"columns": program.columns})
         self._examples = program.examples
         self._num_parameters = sum(x.size for x in jax.tree.leaves(fresh.params))
-        restored = self._checkpoints.restore(fresh)
+        restored = self._checkpoints.restore(fresh, self._writer.problem)
         if restored is None and self.config.initialize_from.path:
             state, self._origin = transfer.begin(self.config, program, self._start, fresh)
             restored = checkpoints.Restored(0, state, None)
         self.step = 0 if restored is None else restored.step
-        self._writer.rewind(self.step)
+        self._writer.rewind(self.step, None if restored is None else restored.extents)
         parallel.agree(self.step)  # the others read what host 0 has cut
         loss = trial.read_steps(self.directory)[: self.step, 0]
         self._first_loss = float(loss[0]) if self.step else math.nan
@@ -166,7 +168,7 @@ class Recorder:
             loss[-divergence.LAST_STEPS :].tolist(), maxlen=divergence.LAST_STEPS
         )
         if self._origin:  # from here on the run does not need its source
-            self._checkpoints.save(0, restored.state)
+            self._save(0, restored.state)
         return restored
 
     def started(
@@ -174,7 +176,7 @@ class Recorder:
     ) -> None:
         """Writes that the trial runs, and where its results come from; see `provenance.collect`."""
         self._laps = clock_lib.Laps(clock, self.step, self.config.batch_size)
-        earlier = trial.read_json(self.directory / "provenance.json", {}) | self._origin
+        earlier = trial.read_provenance(self.directory) | self._origin
         origin = provenance.collect(command, config_lib.seeds(self.config), earlier, packing)
         self._writer.write("provenance.json", origin)
         self._write_status(trial.RUNNING)
@@ -192,7 +194,7 @@ class Recorder:
         if not self._infeasible and left.save:
             state = self._finite_state(left)
             if not self._infeasible:
-                self._checkpoints.save(left.end, state, left.of_devices)
+                self._save(left.end, state, left.of_devices)
         if left.end % self.config.log_every_steps == 0 or left.end == self.total:
             self._writer.append("timing.jsonl", self._laps.row(left.end))
         if self._laps.status_is_due():
@@ -205,6 +207,10 @@ class Recorder:
         self._progress(left.end, self.total, news)
         if self._infeasible or self.step == self.total:
             self.conclude()
+
+    def _save(self, step: int, state: TrainState, of_devices: Any = None) -> None:
+        """Saves a checkpoint that counts on the records up to now."""
+        self._checkpoints.save(step, state, of_devices, self._writer.records.extents)
 
     def _read_evaluations(self, left: Left) -> None:
         row: dict[str, Any] = {"step": left.end}
@@ -253,7 +259,9 @@ class Recorder:
             status = trial.new_status(trial.COMPLETE, step=self.step)
             status |= {"best_step": best.step, "objective": best.value}
         summary = trial.summarize(self.directory, status)
-        self._writer.write("summary.json", summary | {"parameters": self._num_parameters})
+        summary |= {"parameters": self._num_parameters}
+        summary |= {"files": record_files.describe(self._writer.records.extents)}
+        self._writer.write("summary.json", summary)
         self._writer.write("status.json", status)
         self._end(status)
 
