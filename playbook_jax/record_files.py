@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from etils import epath
 STEPS, METRICS, TIMING = "steps.f32", "metrics.jsonl", "timing.jsonl"
 COUNTED = (STEPS, METRICS)  # in the order in which checkpoints tell of them
 # Without these, a checkpoint is of no use after a power cut.
-_NEEDED = ("config.json", "steps.json", STEPS, METRICS, TIMING)
+_NEEDED = ("config.json", STEPS, METRICS)
 
 
 class RecordFiles:
@@ -28,7 +29,9 @@ class RecordFiles:
         """Takes the trial directory; `rewind` is to be called before anything is appended."""
         self._directory = directory
         self._extents = dict.fromkeys(COUNTED, (0, 0))  # name → its bytes, their CRC-32
-        self._synced: dict[str, tuple[int, ...]] = {}
+        self._synced: dict[
+            str, tuple[float, int]
+        ] = {}  # name → when it was changed, and its length
 
     @property
     def extents(self) -> np.ndarray:
@@ -47,24 +50,22 @@ class RecordFiles:
         """Waits until the disk has what was written, on disks that can tell; from any thread."""
         if "://" in os.fspath(self._directory):
             return
-        for name in _NEEDED:
-            try:
-                descriptor = os.open(self._directory / name, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            try:
-                found = os.fstat(descriptor)
-                stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
-                if self._synced.get(name) != stamp:
-                    os.fsync(descriptor)
-                    self._synced[name] = stamp
-            finally:
-                os.close(descriptor)
-        directory = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the files' names
-        finally:
-            os.close(directory)
+        with ThreadPoolExecutor(len(_NEEDED)) as threads:  # at once: they share the disk's journal
+            appeared = list(threads.map(self._sync_file, _NEEDED))
+        if any(appeared):
+            _sync(self._directory)  # their names
+
+    def _sync_file(self, name: str) -> bool:
+        """Syncs a file that has changed since; returns whether it is a new one."""
+        path = self._directory / name
+        if not path.exists():
+            return False
+        found = path.stat()
+        stamp, before = (found.mtime, found.length), self._synced.get(name)
+        if stamp != before:
+            _sync(path)
+            self._synced[name] = stamp
+        return before is None
 
     def problem(self, step: int, extents: np.ndarray | None, columns: int) -> str:
         """Says what is missing of the records that a checkpoint counts on; "" where nothing is.
@@ -104,6 +105,14 @@ class RecordFiles:
     def _read(self, name: str) -> bytes:
         path = self._directory / name
         return path.read_bytes() if path.exists() else b""
+
+
+def _sync(path: epath.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def describe(extents: np.ndarray) -> dict[str, dict[str, int]]:

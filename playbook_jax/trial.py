@@ -90,6 +90,12 @@ def read_provenance(directory: epath.PathLike) -> dict[str, Any]:
     return stored
 
 
+def read_timing(directory: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the rows of `timing.jsonl`, leaving out what is torn or no row of numbers."""
+    rows = read_json_lines(epath.Path(directory) / record_files.TIMING)
+    return [row for row in rows if all(isinstance(value, int | float) for value in row.values())]
+
+
 def step_columns(directory: epath.PathLike) -> tuple[str, ...]:
     """Returns the names of the columns of a trial's per-step records, STEP_COLUMNS the first."""
     path = epath.Path(directory) / "steps.json"
@@ -140,44 +146,49 @@ class Trial:
         """A row an evaluation: `step` and the metrics `train/…`, `validation/…`."""
         import pandas as pd
 
-        self._check(record_files.METRICS)
+        refuse_damaged(self.directory, record_files.METRICS)
         rows = read_json_lines(self.directory / record_files.METRICS)
         try:
             # A null is a number that was not finite.
             frame = pd.DataFrame(rows, columns=None if rows else ["step"], dtype=float)
             return frame.astype({"step": int})
         except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(record_files.METRICS, "its values are no numbers") from error
+            raise _damaged(
+                self.directory / record_files.METRICS, "its values are no numbers"
+            ) from error
 
     @functools.cached_property
     def timing(self) -> list[dict[str, Any]]:
         """The rows of `timing.jsonl`, see `clock.Laps.row`; `clock.totals` sums them up."""
-        return read_json_lines(self.directory / "timing.jsonl")
+        return read_timing(self.directory)
 
     @functools.cached_property
     def steps(self) -> "pd.DataFrame":
         """A row an update: `step` and `step_columns`; row t was made with learning rate schedule(t)."""
         import pandas as pd
 
-        self._check(record_files.STEPS)
+        refuse_damaged(self.directory, record_files.STEPS)
         records = read_steps(self.directory)
         frame = pd.DataFrame(records, columns=list(step_columns(self.directory)))
         frame.insert(0, "step", np.arange(len(records)))
         return frame
 
-    def _check(self, name: str) -> None:
-        """Raises a UsageError where a record file is not what it was when the trial ended."""
-        if self.status["state"] in (COMPLETE, INFEASIBLE):
-            summary = read_object(self.directory / "summary.json")
-            columns = len(step_columns(self.directory))
-            if problem := record_files.unlike(self.directory / name, summary, columns):
-                raise self._damaged(name, problem)
 
-    def _damaged(self, name: str, problem: str) -> UsageError:
-        return UsageError(
-            f"{self.directory / name} is damaged: {problem}; restore it, or delete status.json and give "
-            "the training command again"
-        )
+def refuse_damaged(directory: epath.PathLike, name: str) -> None:
+    """Raises a UsageError where `steps.f32` or `metrics.jsonl` is not what it was when the trial ended."""
+    directory = epath.Path(directory)
+    if read_status(directory)["state"] in (COMPLETE, INFEASIBLE):
+        summary = read_object(directory / "summary.json")
+        columns = len(step_columns(directory))
+        if problem := record_files.unlike(directory / name, summary, columns):
+            raise _damaged(directory / name, problem)
+
+
+def _damaged(path: epath.Path, problem: str) -> UsageError:
+    return UsageError(
+        f"{path} is damaged: {problem}; restore it, or delete status.json and give the training command "
+        "again"
+    )
 
 
 def load(directory: epath.PathLike) -> Trial:

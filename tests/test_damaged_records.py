@@ -1,6 +1,7 @@
 """What a power cut or a bad disk takes of a trial's files is made again, never trusted."""
 
 import json
+import random
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from playbook_jax import record_files, recorder, trial
 from playbook_jax.errors import UsageError
+from scripts import fault_test
 from tests.runs import files, interrupted, run
 
 
@@ -191,7 +193,7 @@ def test_a_stored_file_of_a_wrong_type_is_named_in_one_line(stopped, name, text)
     with pytest.raises(UsageError, match=rf"trial/{name} is damaged: it holds .*; restore it") as e:
         run(stopped)
     assert "\n" not in str(e.value)
-    if name != "provenance.json":
+    if name != "provenance.json":  # which `load` reads when asked
         with pytest.raises(UsageError, match="is damaged"):
             trial.load(stopped)
 
@@ -201,3 +203,11 @@ def test_a_config_that_cannot_be_read_does_not_cost_the_checkpoints(stopped):
     with pytest.raises(UsageError, match=r"config\.json can't be read, .* restore it"):
         run(stopped)
     assert (stopped / "checkpoints" / "28").exists()
+
+
+def test_damage_after_each_of_six_stops_changes_no_bit(finished, tmp_path):
+    directory, choice = tmp_path / "trial", random.Random(3)
+    done = [fault_test.damage(directory, choice) for _ in range(6) if interrupted(directory, 3)]
+    assert len({how.split()[0] for how in done}) > 2, done  # several files
+    assert run(directory)["state"] == "COMPLETE"
+    assert fault_test.differences(finished, directory) == []
