@@ -6,13 +6,13 @@ directory `checkpoints/STEP/` holds all that is needed to go on and to select in
 not there, and a run that makes many evaluations need not make many saves.
 
 While a run goes on, the checkpoint before the latest stays too: should the latest turn out to be
-damaged, the run goes on from that one. It goes when the trial ends.
+damaged, or the records that it counts on (see record_files.py), the run goes on from that one. It goes
+when the trial ends.
 """
 
 import dataclasses
 import sys
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
@@ -20,15 +20,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from playbook_jax import parallel, train_step, trial
+from playbook_jax import checkpoint_trees, parallel, train_step, trial
 from playbook_jax.errors import UsageError
 
 # What `load` returns; the rest of the saved state only serves to go on.
 LOADED = ("step", "params", "batch_stats", "opt_state")
 KEPT_WHILE_RUNNING = 2  # the latest, and one to fall back on
 _HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # orbax renames a directory once it is complete
+_ITEM = "default"  # orbax's name for what a checkpoint holds, where it holds one thing
 _SET_ASIDE = ".unreadable"
-_SHOWN = 3  # differences, or reasons
 
 
 class UnreadableError(Exception):
@@ -52,23 +52,35 @@ class Restored:
       step: the number of completed updates.
       state: the state then, its batch statistics averaged over the devices.
       of_devices: each device's own batch statistics (see `Checkpoints.save`), or None.
+      extents: how much of the records belongs to it, see `RecordFiles.extents`; None where it does not
+        tell, as older ones do not.
     """
 
     step: int
     state: Any
     of_devices: Any
+    extents: np.ndarray | None = None
 
 
 class Checkpoints:
     """The checkpoints of one trial while it runs."""
 
-    def __init__(self, directory: epath.PathLike, *, keep_best: int, mode: str) -> None:
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        keep_best: int,
+        mode: str,
+        sync: Callable[[], None] = lambda: None,
+    ) -> None:
         """Opens the trial's checkpoints, making their directory; nothing is in it until `save`.
 
         Args:
           directory: the trial directory.
           keep_best: how many of the best states are kept.
           mode: "min" or "max", which values are better.
+          sync: called, in another thread, before a checkpoint becomes visible; it may only once what it
+            counts on is on disk.
         """
         self._directory = _directory(directory)
         self._writes = parallel.host_index() == 0
@@ -80,6 +92,7 @@ class Checkpoints:
         # Restores look at the directory alone, so a trial that has none is opened at no cost.
         self._manager = ocp.CheckpointManager(
             self._directory,
+            handler_registry=_handlers(sync),
             options=ocp.CheckpointManagerOptions(
                 create=False,
                 # An old one is deleted after the new one is complete.
@@ -106,7 +119,9 @@ class Checkpoints:
     def _ranked(self, candidates: list[Candidate]) -> list[Candidate]:
         return sorted(candidates, key=lambda c: (self._sign * c.value, c.step))
 
-    def save(self, step: int, state: Any, of_devices: Any = None) -> None:
+    def save(
+        self, step: int, state: Any, of_devices: Any = None, extents: np.ndarray | None = None
+    ) -> None:
         """Starts to write `state` as the latest, and the best with it; returns before it is done.
 
         An error while writing is raised by the next call, or by `wait`.
@@ -117,26 +132,36 @@ class Checkpoints:
             statistics averaged over the devices.
           of_devices: each device's own batch statistics, NumPy arrays [devices, …], where the run
             itself does not average them at this step.
+          extents: how much of the records belongs to it, see `RecordFiles.extents`.
         """
         if not self._writes or step in self._manager.all_steps():
             return
         best = {
-            str(c.step): {"value": np.asarray(c.value, np.float64), "state": _as_dict(c.state)}
+            str(c.step): {
+                "value": np.asarray(c.value, np.float64),
+                "state": checkpoint_trees.as_dict(c.state),
+            }
             for c in self._candidates
         }
-        tree = {"latest": _as_dict(state), "best": best}
+        tree = {"latest": checkpoint_trees.as_dict(state), "best": best}
         if of_devices is not None:
             tree["of_devices"] = of_devices
-        tree["checksum"] = np.asarray(_checksum(tree), np.uint32)
+        if extents is not None:
+            tree["extents"] = extents
+        tree["checksum"] = np.asarray(checkpoint_trees.checksum(tree), np.uint32)
         self._manager.save(step, args=ocp.args.StandardSave(tree))
 
-    def restore(self, like: Any) -> Restored | None:
-        """Returns the latest checkpoint that can be read; None if there is none.
+    def restore(
+        self, like: Any, problem: Callable[[int, np.ndarray | None], str] = lambda *_: ""
+    ) -> Restored | None:
+        """Returns the latest checkpoint that can be gone on from; None if there is none.
 
-        One that can't be is set aside under another name, with a warning.
+        Others are set aside under another name, with a warning, until the trial ends.
 
         Args:
           like: a state whose structure, shapes and types are those that are needed.
+          problem: (step, extents) → what is wrong with the records that a checkpoint counts on, or "";
+            asked on the host that writes.
 
         Raises:
           UsageError: the checkpoint is another model's; nothing was changed.
@@ -144,35 +169,42 @@ class Checkpoints:
         for path in self._half_written():
             _warn(f"{path} is a checkpoint that was only half written; it is not used")
         for step in sorted(self._manager.all_steps(), reverse=True):
-            tree = self._read(step)
+            tree = self._read(step, problem)
             if tree is None:
                 continue
             saved = {"latest": tree["latest"], **_states_of(tree)}
             for name, state in saved.items():
-                _refuse_another_model(self._directory / str(step), state, like)
-                saved[name] = _in_structure(state, like)
+                checkpoint_trees.refuse_another_model(self._directory / str(step), state, like)
+                saved[name] = checkpoint_trees.in_structure(state, like)
             latest = saved.pop("latest")
             values = {name: float(tree["best"][name]["value"]) for name in saved}
             self._candidates = self._ranked(
                 [Candidate(int(name), values[name], state) for name, state in saved.items()]
             )
             self._remove_half_written()
-            return Restored(step, latest, tree.get("of_devices"))
+            return Restored(step, latest, tree.get("of_devices"), tree.get("extents"))
         self._remove_half_written()
         return None
 
-    def _read(self, step: int) -> dict[str, Any] | None:
-        """Returns a checkpoint as it was saved; sets it aside where some host can't read it."""
-        tree, reason = None, "another host can't read it"
+    def _read(
+        self, step: int, problem: Callable[[int, np.ndarray | None], str]
+    ) -> dict[str, Any] | None:
+        """Returns a checkpoint as it was saved; sets it aside where that is of no use."""
+        tree, what, reason = None, "can't be read", "another host can't read it"
         try:
             tree = _read(self._manager, step)
+            damage = problem(step, tree.get("extents")) if self._writes else ""
+            if damage:
+                tree, what, reason = None, "counts on records that are lost", damage
         except UnreadableError as error:
             reason = str(error)
         if not any(parallel.agree(tree is None)):
             return tree
         path = self._directory / str(step)
         aside = path.with_name(path.name + _SET_ASIDE)
-        _warn(f"{path} can't be read, going on without it ({reason}); it is now {aside.name}")
+        older = len(self._manager.all_steps()) > 1
+        todo = "going on without it" if older else "the run begins again"
+        _warn(f"{path} {what}, {todo} ({reason}); until the run ends it is kept as {aside.name}")
         if self._writes:
             if aside.exists():
                 aside.rmtree()
@@ -286,6 +318,27 @@ def _saved(manager: ocp.CheckpointManager, step: int | None) -> dict[str, Any]:
     return {str(step): tree["latest"]} | _states_of(tree)
 
 
+class _Handler(ocp.StandardCheckpointHandler):
+    """Saves trees of arrays, and calls a function before a checkpoint gets its name."""
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        super().__init__(multiprocessing_options=_this_host_alone())
+        self._before = before
+
+    def finalize(self, directory: epath.Path) -> None:
+        """Implements orbax's handler; called in its thread."""
+        self._before()
+        super().finalize(directory)
+
+
+def _handlers(before: Callable[[], None]) -> ocp.handlers.CheckpointHandlerRegistry:
+    """Returns what saves and restores; calls `before` when a checkpoint is about to get its name."""
+    handler, registry = _Handler(before), ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for arguments in (ocp.args.StandardSave, ocp.args.StandardRestore):
+        registry.add(_ITEM, arguments, handler)
+    return registry
+
+
 def _directory(trial_directory: epath.PathLike) -> epath.Path:
     # orbax refuses relative paths.
     return epath.Path(trial_directory).absolute() / "checkpoints"
@@ -322,65 +375,11 @@ def _read(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
         text = " ".join(str(error).split())
         raise UnreadableError(f"{type(error).__name__}: {text[:120]}") from error
     # Storage checks its indices by itself, but not the arrays' contents.
-    if int(tree.pop("checksum", -1)) != _checksum(tree):
+    if int(tree.pop("checksum", -1)) != checkpoint_trees.checksum(tree):
         raise UnreadableError("its contents do not give its checksum")
     return tree
-
-
-def _checksum(tree: Any) -> int:
-    """Returns the CRC-32 of all arrays of a tree and of their names (about 4 GB/s)."""
-    checksum = 0
-    for path, leaf in sorted(_leaves(tree).items()):
-        checksum = zlib.crc32(f"{path} {leaf.dtype} {leaf.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), checksum)
-    return checksum
-
-
-def _leaves(tree: Any) -> dict[str, np.ndarray]:
-    """Returns the arrays of a tree by their paths: the same before it is saved and after."""
-    return {
-        "/".join(map(_name, path)): np.asarray(leaf)
-        for path, leaf in jax.tree.flatten_with_path(tree)[0]
-    }
-
-
-def _name(key: Any) -> str:
-    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", None))))
 
 
 def _states_of(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the best states by their steps."""
     return {name: entry["state"] for name, entry in (tree["best"] or {}).items()}
-
-
-def _as_dict(state: Any) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-
-
-def _refuse_another_model(path: epath.Path, saved: Any, like: Any) -> None:
-    """Raises a UsageError with the first arrays that differ in name, shape or type."""
-    saved, wanted = _leaves(saved), _leaves(_as_dict(like))
-    different = [
-        f"{name}: saved {_described(saved.get(name))}, wanted {_described(wanted.get(name))}"
-        # What people know of a model comes first.
-        for name in sorted(wanted.keys() | saved.keys(), key=lambda n: (n[:6] != "params", n))
-        if _described(saved.get(name)) != _described(wanted.get(name))
-    ]
-    if different:
-        shown = "; ".join(different[:_SHOWN]) + (" …" if len(different) > _SHOWN else "")
-        raise UsageError(
-            f"{path} is the checkpoint of another model: {len(different)} arrays differ ({shown}); "
-            "use the model that made it, or another --workdir"
-        )
-
-
-def _described(array: np.ndarray | None) -> str:
-    return "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
-
-
-def _in_structure(saved: dict[str, Any], like: Any) -> Any:
-    """Returns what was saved of a state as `like` has it: named tuples come back as dictionaries."""
-    leaves = _leaves(saved)
-    paths, structure = jax.tree.flatten_with_path(_as_dict(like))
-    ordered = [leaves["/".join(map(_name, path))] for path, _ in paths]
-    return type(like)(**jax.tree.unflatten(structure, ordered))

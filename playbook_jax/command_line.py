@@ -36,6 +36,7 @@ def run(
         (`--config.hparams.learning_rate=0.1`); `main` then finds the config in `FLAGS.config`.
       split: takes from the arguments what is no flag, and returns that and the flags.
     """
+    _open_closed_streams()
     sys.stdout, sys.stderr = map(_Stream.around, (sys.stdout, sys.stderr))
     try:
         arguments = sys.argv if not config_flag else _define_config(sys.argv)
@@ -85,6 +86,20 @@ class _Stream:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
+
+
+def _open_closed_streams() -> None:
+    """Gives a process that was started with closed standard streams (`2>&-`) ones that lead nowhere.
+
+    Python has None in their place. Their numbers would go to the next files that are opened, into which
+    whatever prints to standard error would then write.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def command() -> list[str]:

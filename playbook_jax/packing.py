@@ -66,8 +66,8 @@ def train(
       returns it at once. An error while training ends all that still ran as FAILED.
 
     Raises:
-      UsageError: a config can't be run, two differ in what can't be traced, or a directory is not
-        for its trial.
+      UsageError: a config can't be run, two differ in what can't be traced, or a directory is in use
+        or not for its trial.
     """
     if parallel.host_count() > 1:
         raise UsageError("trials are packed on one host; on several they run one after another")
@@ -77,43 +77,50 @@ def train(
         result[lane] = status
         ended(lane, status)
 
-    opened = _open({i: lane for i, lane in enumerate(lanes) if lane is not None})
-    for i, (_, writer, _) in opened.items():
-        if writer.status["state"] in (trial.COMPLETE, trial.INFEASIBLE):
-            end(i, writer.status)
-    left = {i: parts for i, parts in opened.items() if result[i] is None}
-    try:
-        with contextlib.ExitStack() as stack:
-            recorders = {}
-            for i, parts in left.items():
-                recorder = recorder_lib.Recorder(
-                    *parts,
-                    progress=functools.partial(progress, i) if progress else None,
-                    ended=functools.partial(end, i),
-                )
-                recorders[i] = stack.enter_context(recorder)
-            if recorders:
-                config = next(iter(recorders.values())).config
-                program = program_lib.get(config, len(lanes))
-                run = train_lib.Run(program, recorders, command, profiling.Profiler())
-                run.to_the_end(should_stop)
-    except Exception as error:
-        failed = [i for i in left if result[i] is None]
-        statuses = failure.conclude([left[i][1] for i in failed], error)
-        for i, status in zip(failed, statuses, strict=True):
-            end(i, status)
+    with contextlib.ExitStack() as trials:
+        opened = _open({i: lane for i, lane in enumerate(lanes) if lane is not None}, trials)
+        for i, (_, writer, _) in opened.items():
+            if writer.status["state"] in (trial.COMPLETE, trial.INFEASIBLE):
+                end(i, writer.status)
+        left = {i: parts for i, parts in opened.items() if result[i] is None}
+        try:
+            with contextlib.ExitStack() as stack:
+                recorders = {}
+                for i, parts in left.items():
+                    recorder = recorder_lib.Recorder(
+                        *parts,
+                        progress=functools.partial(progress, i) if progress else None,
+                        ended=functools.partial(end, i),
+                    )
+                    recorders[i] = stack.enter_context(recorder)
+                if recorders:
+                    config = next(iter(recorders.values())).config
+                    program = program_lib.get(config, len(lanes))
+                    run = train_lib.Run(program, recorders, command, profiling.Profiler())
+                    run.to_the_end(should_stop)
+        except Exception as error:
+            failed = [i for i in left if result[i] is None]
+            statuses = failure.conclude([left[i][1] for i in failed], error)
+            for i, status in zip(failed, statuses, strict=True):
+                end(i, status)
     return result
 
 
-def _open(lanes: Mapping[int, Lane]) -> dict[int, tuple[ConfigDict, trial.Writer, Any]]:
-    """Returns what `Recorder` is made from; nothing is written before all is known to be sound."""
+def _open(
+    lanes: Mapping[int, Lane], trials: contextlib.ExitStack
+) -> dict[int, tuple[ConfigDict, trial.Writer, Any]]:
+    """Returns what `Recorder` is made from, each trial locked until `trials` ends.
+
+    Nothing is written before all configs are known to be sound.
+    """
     configs = {i: train_lib.validate(lane.config) for i, lane in lanes.items()}
     _check(configs)
     starts = {i: transfer.read(configs[i], lane.workdir) for i, lane in lanes.items()}
-    return {
-        i: (configs[i], recorder_lib.open_trial(lane.workdir, configs[i]), starts[i])
+    writers = {
+        i: trials.enter_context(recorder_lib.open_trial(lane.workdir, configs[i]))
         for i, lane in lanes.items()
     }
+    return {i: (configs[i], writers[i], starts[i]) for i in lanes}
 
 
 def _check(configs: Mapping[int, ConfigDict]) -> None:

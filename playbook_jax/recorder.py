@@ -5,9 +5,10 @@ before it. Nothing here waits for the devices except where it reads what they ha
 """
 
 import collections
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -21,8 +22,10 @@ from playbook_jax import (
     config as config_lib,
     divergence,
     evaluation,
+    lock,
     parallel,
     provenance,
+    record_files,
     sources,
     train_step,
     transfer,
@@ -63,24 +66,28 @@ class Left:
     of_devices: Any
 
 
-def open_trial(workdir: epath.PathLike, config: ConfigDict) -> trial.Writer:
-    """Opens the trial on every host; host 0 writes, and what it writes the others must see.
+@contextlib.contextmanager
+def open_trial(workdir: epath.PathLike, config: ConfigDict) -> Iterator[trial.Writer]:
+    """Opens the trial on every host; host 0 locks it and writes, and the others must see what it writes.
 
     Raises:
-      UsageError: the directory can't be written, or is not for this config.
+      UsageError: the directory can't be written, is in use, or is not for this config.
     """
     checkpoints.check_place(workdir)
     writes = parallel.host_index() == 0
     writer, refusal = None, None
-    for turn in (True, False):
-        if writes == turn:
-            try:
-                writer = trial.Writer(workdir, config_lib.to_dict(config), writes=writes)
-            except UsageError as error:
-                refusal = error
-        if any(parallel.agree(refusal is not None)):
-            raise refusal or UsageError("another host refuses this run; see what it says")
-    return writer
+    with contextlib.ExitStack() as held:
+        for turn in (True, False):
+            if writes == turn:
+                try:
+                    if writes:
+                        held.enter_context(lock.hold(workdir))
+                    writer = trial.Writer(workdir, config_lib.to_dict(config), writes=writes)
+                except UsageError as error:
+                    refusal = error
+            if any(parallel.agree(refusal is not None)):
+                raise refusal or UsageError("another host refuses this run; see what it says")
+        yield writer
 
 
 class Recorder:
@@ -128,7 +135,8 @@ class Recorder:
     def __enter__(self) -> Self:
         """Opens the checkpoints."""
         keep = {"keep_best": self.config.checkpoint.keep_best, "mode": self.config.checkpoint.mode}
-        self._checkpoints = checkpoints.Checkpoints(self.directory, **keep)
+        sync = self._writer.records.sync
+        self._checkpoints = checkpoints.Checkpoints(self.directory, **keep, sync=sync)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -148,12 +156,12 @@ class Recorder:
         self._writer.write("steps.json", {"columns": program.columns})
         self._examples = program.examples
         self._num_parameters = sum(x.size for x in jax.tree.leaves(fresh.params))
-        restored = self._checkpoints.restore(fresh)
+        restored = self._checkpoints.restore(fresh, self._writer.problem)
         if restored is None and self.config.initialize_from.path:
             state, self._origin = transfer.begin(self.config, program, self._start, fresh)
             restored = checkpoints.Restored(0, state, None)
         self.step = 0 if restored is None else restored.step
-        self._writer.rewind(self.step)
+        self._writer.rewind(self.step, None if restored is None else restored.extents)
         parallel.agree(self.step)  # the others read what host 0 has cut
         loss = trial.read_steps(self.directory)[: self.step, 0]
         self._first_loss = float(loss[0]) if self.step else math.nan
@@ -161,7 +169,7 @@ class Recorder:
             loss[-divergence.LAST_STEPS :].tolist(), maxlen=divergence.LAST_STEPS
         )
         if self._origin:  # from here on the run does not need its source
-            self._checkpoints.save(0, restored.state)
+            self._save(0, restored.state)
         return restored
 
     def started(
@@ -169,7 +177,7 @@ class Recorder:
     ) -> None:
         """Writes that the trial runs, and where its results come from; see `provenance.collect`."""
         self._laps = clock_lib.Laps(clock, self.step, self.config.batch_size)
-        earlier = trial.read_json(self.directory / "provenance.json", {}) | self._origin
+        earlier = trial.read_provenance(self.directory) | self._origin
         origin = provenance.collect(command, config_lib.seeds(self.config), earlier, packing)
         sources.warn(earlier, origin, "the trial")
         self._writer.write("provenance.json", origin)
@@ -188,7 +196,7 @@ class Recorder:
         if not self._infeasible and left.save:
             state = self._finite_state(left)
             if not self._infeasible:
-                self._checkpoints.save(left.end, state, left.of_devices)
+                self._save(left.end, state, left.of_devices)
         if left.end % self.config.log_every_steps == 0 or left.end == self.total:
             self._writer.append("timing.jsonl", self._laps.row(left.end))
         if self._laps.status_is_due():
@@ -201,6 +209,10 @@ class Recorder:
         self._progress(left.end, self.total, news)
         if self._infeasible or self.step == self.total:
             self.conclude()
+
+    def _save(self, step: int, state: TrainState, of_devices: Any = None) -> None:
+        """Saves a checkpoint that counts on the records up to now."""
+        self._checkpoints.save(step, state, of_devices, self._writer.records.extents)
 
     def _read_evaluations(self, left: Left) -> None:
         row: dict[str, Any] = {"step": left.end}
@@ -249,7 +261,9 @@ class Recorder:
             status = trial.new_status(trial.COMPLETE, step=self.step)
             status |= {"best_step": best.step, "objective": best.value}
         summary = trial.summarize(self.directory, status)
-        self._writer.write("summary.json", summary | {"parameters": self._num_parameters})
+        summary |= {"parameters": self._num_parameters}
+        summary |= {"files": record_files.describe(self._writer.records.extents)}
+        self._writer.write("summary.json", summary)
         self._writer.write("status.json", status)
         self._end(status)
 

@@ -81,24 +81,26 @@ def train(
       error while training ends it as FAILED, with the traceback on standard error.
 
     Raises:
-      UsageError: the config can't be run, or `workdir` or its checkpoint is not for it.
+      UsageError: the config can't be run, another run has `workdir`, or it or its checkpoint is not
+        for this config.
     """
     config = validate(config)
     start = transfer.read(config, workdir)
-    writer = recorder_lib.open_trial(workdir, config)
-    status = writer.status
-    if _of_host_0(status["state"] in (trial.COMPLETE, trial.INFEASIBLE)):
-        return status
-    try:
-        with (
-            Recorder(config, writer, start, progress=progress) as recorder,
-            profiler or profiling.Profiler() as profiler,
-            view or contextlib.nullcontext() as writer.view,
-        ):
-            Run(program_lib.get(config), {0: recorder}, command, profiler).to_the_end(should_stop)
-            return recorder.status
-    except Exception as error:
-        return failure.conclude([writer], error)[0]
+    with recorder_lib.open_trial(workdir, config) as writer:
+        status = writer.status
+        if _of_host_0(status["state"] in (trial.COMPLETE, trial.INFEASIBLE)):
+            return status
+        try:
+            with (
+                Recorder(config, writer, start, progress=progress) as recorder,
+                profiler or profiling.Profiler() as profiler,
+                view or contextlib.nullcontext() as writer.view,
+            ):
+                run = Run(program_lib.get(config), {0: recorder}, command, profiler)
+                run.to_the_end(should_stop)
+                return recorder.status
+        except Exception as error:
+            return failure.conclude([writer], error)[0]
 
 
 def _of_host_0(value: int) -> int:

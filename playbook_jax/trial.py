@@ -19,15 +19,24 @@ no jax, and pandas only when a table is asked for.
 import dataclasses
 import functools
 import json
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from etils import epath
 
+from playbook_jax import record_files, run_summary
 from playbook_jax.errors import UsageError
+from playbook_jax.json_files import (
+    read_json as read_json,
+    read_json_lines as read_json_lines,
+    read_object as read_object,
+    remove_parts as remove_parts,
+    strict as strict,
+    write_json as write_json,
+    write_text as write_text,
+    wrong,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,78 +55,54 @@ FINISHED = (COMPLETE, INFEASIBLE, FAILED)
 
 # The first columns of every trial's per-step records; norms by parameter group may follow.
 STEP_COLUMNS = ("loss", "gradient_norm", "update_norm", "learning_rate", "clipped")
-PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
-CURVE_POINTS = 200  # more than a plot shows; keeps the report of 1,000 trials small
+PERCENTILES, CURVE_POINTS = run_summary.PERCENTILES, run_summary.CURVE_POINTS
 
 
-def strict(value: Any) -> Any:
-    """Returns `value` as strict JSON allows it: NumPy scalars plain, non-finite numbers None."""
-    if isinstance(value, Mapping):
-        return {str(key): strict(v) for key, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return strict(value.tolist())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [strict(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def read_status(directory: epath.PathLike) -> dict[str, Any]:
+    """Returns a trial's status; PENDING where nothing ran yet, or the file is torn.
+
+    Raises:
+      UsageError: `status.json` holds something else than a status.
+    """
+    path = epath.Path(directory) / "status.json"
+    status = new_status() | read_object(path)
+    number, whole = int | float | None, int | None
+    types = {"reason": str, "step": int, "best_step": whole, "objective": number}
+    for name, kind in types.items():
+        if not isinstance(status[name], kind) or isinstance(status[name], bool):
+            raise wrong(path, f"{status[name]!r:.60} as its {name}")
+    if status["state"] not in STATES:
+        raise wrong(path, f"{status['state']!r:.60} as its state")
+    return status
 
 
-def write_text(path: epath.PathLike, text: str) -> None:
-    """Writes a file so that a reader sees the old text or the new one, never a part."""
-    path = epath.Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:  # a full disk, perhaps, which a part would fill even more
-        part.unlink(missing_ok=True)
-        error.filename = str(path)
-        raise
+def read_provenance(directory: epath.PathLike) -> dict[str, Any]:
+    """Returns what `provenance.json` holds, empty where it is missing or torn.
+
+    Raises:
+      UsageError: it holds something else than provenance.
+    """
+    path = epath.Path(directory) / "provenance.json"
+    stored = read_object(path)
+    runs = stored.get("earlier_runs", [])
+    if not isinstance(runs, list):
+        raise wrong(path, f"{runs!r:.60} as its earlier_runs")
+    return stored
 
 
-def remove_parts(directory: epath.PathLike) -> None:
-    """Removes what `write_text` has left in a directory where its process was killed meanwhile."""
-    for part in epath.Path(directory).glob(".*.part"):
-        part.unlink(missing_ok=True)
-
-
-def write_json(path: epath.PathLike, value: Any) -> None:
-    """Writes strict JSON atomically."""
-    write_text(
-        path, json.dumps(strict(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    )
-
-
-def read_json(path: epath.PathLike, default: Any = None) -> Any:
-    """Returns what a JSON file holds, or `default` where it is missing or torn."""
-    try:
-        return json.loads(epath.Path(path).read_text())
-    except (OSError, ValueError):
-        return default
-
-
-def read_json_lines(path: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the rows of a file with a JSON object a line, leaving out lines that are torn."""
-    try:
-        lines = epath.Path(path).read_text().splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+def read_timing(directory: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the rows of `timing.jsonl`, leaving out what is torn or no row of numbers."""
+    rows = read_json_lines(epath.Path(directory) / record_files.TIMING)
+    return [row for row in rows if all(isinstance(value, int | float) for value in row.values())]
 
 
 def step_columns(directory: epath.PathLike) -> tuple[str, ...]:
     """Returns the names of the columns of a trial's per-step records, STEP_COLUMNS the first."""
-    header = read_json(epath.Path(directory) / "steps.json", {"columns": STEP_COLUMNS})
-    return tuple(header["columns"])
+    path = epath.Path(directory) / "steps.json"
+    columns = read_object(path).get("columns", STEP_COLUMNS)
+    if not isinstance(columns, list | tuple) or tuple(columns[: len(STEP_COLUMNS)]) != STEP_COLUMNS:
+        raise wrong(path, f"{columns!r:.60} as its columns")
+    return tuple(columns)
 
 
 def read_steps(directory: epath.PathLike) -> np.ndarray:
@@ -148,12 +133,12 @@ class Trial:
     @functools.cached_property
     def provenance(self) -> dict[str, Any]:
         """Command, commit and diff, versions, devices, host, seeds."""
-        return read_json(self.directory / "provenance.json", {})
+        return read_provenance(self.directory)
 
     @functools.cached_property
     def summary(self) -> dict[str, Any]:
         """What `summarize` gave at the end of the run; made anew where the run has not ended."""
-        stored = read_json(self.directory / "summary.json")
+        stored = read_object(self.directory / "summary.json")
         return stored if stored else summarize(self.directory, self.status)
 
     @functools.cached_property
@@ -161,38 +146,62 @@ class Trial:
         """A row an evaluation: `step` and the metrics `train/…`, `validation/…`."""
         import pandas as pd
 
-        rows = read_json_lines(self.directory / "metrics.jsonl")
-        # A null is a number that was not finite.
-        frame = pd.DataFrame(rows, columns=None if rows else ["step"], dtype=float)
-        return frame.astype({"step": int})
+        refuse_damaged(self.directory, record_files.METRICS)
+        rows = read_json_lines(self.directory / record_files.METRICS)
+        try:
+            # A null is a number that was not finite.
+            frame = pd.DataFrame(rows, columns=None if rows else ["step"], dtype=float)
+            return frame.astype({"step": int})
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(
+                self.directory / record_files.METRICS, "its values are no numbers"
+            ) from error
 
     @functools.cached_property
     def timing(self) -> list[dict[str, Any]]:
         """The rows of `timing.jsonl`, see `clock.Laps.row`; `clock.totals` sums them up."""
-        return read_json_lines(self.directory / "timing.jsonl")
+        return read_timing(self.directory)
 
     @functools.cached_property
     def steps(self) -> "pd.DataFrame":
         """A row an update: `step` and `step_columns`; row t was made with learning rate schedule(t)."""
         import pandas as pd
 
+        refuse_damaged(self.directory, record_files.STEPS)
         records = read_steps(self.directory)
         frame = pd.DataFrame(records, columns=list(step_columns(self.directory)))
         frame.insert(0, "step", np.arange(len(records)))
         return frame
 
 
+def refuse_damaged(directory: epath.PathLike, name: str) -> None:
+    """Raises a UsageError where `steps.f32` or `metrics.jsonl` is not what it was when the trial ended."""
+    directory = epath.Path(directory)
+    if read_status(directory)["state"] in (COMPLETE, INFEASIBLE):
+        summary = read_object(directory / "summary.json")
+        columns = len(step_columns(directory))
+        if problem := record_files.unlike(directory / name, summary, columns):
+            raise _damaged(directory / name, problem)
+
+
+def _damaged(path: epath.Path, problem: str) -> UsageError:
+    return UsageError(
+        f"{path} is damaged: {problem}; restore it, or delete status.json and give the training command "
+        "again"
+    )
+
+
 def load(directory: epath.PathLike) -> Trial:
     """Returns the trial in `directory`.
 
     Raises:
-      UsageError: there is no trial.
+      UsageError: there is no trial, or its files are not of the right types.
     """
     directory = epath.Path(directory)
-    config = read_json(directory / "config.json")
-    if config is None:
+    config = read_object(directory / "config.json")
+    if not config and read_json(directory / "config.json") is None:
         raise UsageError(f"{directory} holds no trial: it has no config.json that can be read")
-    return Trial(directory, config, read_json(directory / "status.json", new_status()))
+    return Trial(directory, config, read_status(directory))
 
 
 def new_status(state: str = PENDING, reason: str = "", step: int = 0) -> dict[str, Any]:
@@ -243,7 +252,8 @@ class Writer:
 
         self.directory = epath.Path(directory)
         self._writes = writes
-        existing = read_json(self.directory / "config.json")
+        self.records = record_files.RecordFiles(self.directory)
+        existing = self._existing()
         if existing is not None:
             changed = config_lib.differences(
                 config_lib.with_optional(existing), config_lib.with_optional(config)
@@ -278,10 +288,22 @@ class Writer:
         except OSError as error:
             raise UsageError(f"cannot write to {directory}: {error.strerror or error}") from error
 
+    def _existing(self) -> dict[str, Any] | None:
+        """Returns the config of the trial that is there; None where there is none."""
+        path = self.directory / "config.json"
+        if read_json(path) is not None:
+            return read_object(path)
+        if (self.directory / "checkpoints").exists() and path.exists():
+            raise UsageError(
+                f"{path} can't be read, so nobody knows which run its checkpoints are of; restore it, or "
+                "use another --workdir"
+            )
+        return None
+
     @property
     def status(self) -> dict[str, Any]:
-        """What `status.json` holds now."""
-        return read_json(self.directory / "status.json", new_status())
+        """What `status.json` holds now; see `read_status`."""
+        return read_status(self.directory)
 
     def write(self, name: str, value: Any) -> None:
         """Writes one of the JSON files; `steps.json` must be there before the first records."""
@@ -291,35 +313,31 @@ class Writer:
     def append_steps(self, records: np.ndarray) -> None:
         """Appends per-step records, float32 [rows, columns of `steps.json`]."""
         if self._writes:
-            with (self.directory / "steps.f32").open("ab") as file:
-                file.write(np.ascontiguousarray(records, "<f4").tobytes())
+            self.records.append(record_files.STEPS, np.ascontiguousarray(records, "<f4").tobytes())
             if self.view:
                 self.view.steps(records)
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Appends a line to `metrics.jsonl` or `timing.jsonl`."""
         if self._writes:
-            with (self.directory / name).open("a") as file:
-                file.write(json.dumps(strict(row), allow_nan=False) + "\n")
+            self.records.append(name, json.dumps(strict(row), allow_nan=False).encode() + b"\n")
             if self.view:
                 self.view.row(name, row)
 
-    def rewind(self, step: int) -> None:
-        """Cuts everything after `step`, and torn last lines: where a run goes on from a checkpoint."""
+    def problem(self, step: int, extents: np.ndarray | None) -> str:
+        """Says what is missing of the records that a checkpoint counts on; see `RecordFiles.problem`."""
+        return self.records.problem(step, extents, len(step_columns(self.directory)))
+
+    def rewind(self, step: int, extents: np.ndarray | None = None) -> None:
+        """Cuts what was written after `step`: where a run goes on from a checkpoint.
+
+        Args:
+          step: the number of completed updates.
+          extents: how much of the records belongs to it, where the checkpoint tells.
+        """
         if not self._writes:
             return
-        steps = self.directory / "steps.f32"
-        if steps.exists():
-            data, size = steps.read_bytes(), 4 * step * len(step_columns(self.directory))
-            if len(data) != size:
-                part = steps.with_name(".steps.f32.part")
-                part.write_bytes(data[:size])
-                part.replace(steps)
-        for name in ("metrics.jsonl", "timing.jsonl"):
-            path = self.directory / name
-            if path.exists():
-                rows = [row for row in read_json_lines(path) if row.get("step", 0) <= step]
-                write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        self.records.rewind(step, extents, len(step_columns(self.directory)))
         if self.view:
             self.view.rewound(self.directory)
 
@@ -339,55 +357,9 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
       there), `evaluations` (every metric as a list beside `step`, thinned likewise, the best kept),
       `best` and `final` (the metrics at those evaluations).
     """
-    records = read_steps(directory)
-    evaluations = read_json_lines(epath.Path(directory) / "metrics.jsonl")
-    norms, clipped = records[:, 1], records[:, 4]
-    finite = norms[np.isfinite(norms)].astype(np.float64)
-    best = [row for row in evaluations if row.get("step") == status.get("best_step")]
-    return {
-        "steps": len(records),
-        "gradient_norm": {
-            "percentiles": {
-                str(p): float(np.percentile(finite, p)) if finite.size else None
-                for p in PERCENTILES
-            },
-            "histogram": _histogram(finite),
-        },
-        "initial_loss": float(records[0, 0]) if len(records) else None,
-        "clipped_fraction": float(np.mean(clipped > 0)) if len(records) else None,
-        "curves": _thin_records(records, step_columns(directory)),
-        "evaluations": _thin_evaluations(evaluations, status.get("best_step")),
-        "best": best[-1] if best else None,
-        "final": evaluations[-1] if evaluations else None,
-    }
-
-
-def _histogram(norms: np.ndarray) -> dict[str, list[float]]:
-    positive = norms[norms > 0]
-    if not positive.size:
-        return {"edges": [], "counts": []}
-    counts, edges = np.histogram(np.log10(positive), bins=40)
-    return {"edges": edges.tolist(), "counts": counts.tolist()}
-
-
-def _thin_records(records: np.ndarray, columns: Sequence[str]) -> dict[str, list[float]]:
-    edges = np.unique(np.linspace(0, len(records), CURVE_POINTS + 1).astype(int))
-    starts, ends = edges[:-1], edges[1:]
-    averaged = [0, 1, *range(len(STEP_COLUMNS), len(columns))]
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = np.add.reduceat(records[:, averaged].astype(np.float64), starts)
-        means = sums / (ends - starts)[:, None]
-        return {
-            "step": (ends - 1).tolist(),
-            **{columns[c]: means[:, i].tolist() for i, c in enumerate(averaged)},
-            "gradient_norm_max": np.maximum.reduceat(records[:, 1], starts).tolist(),
-        }
-
-
-def _thin_evaluations(rows: list[dict[str, Any]], best_step: int | None) -> dict[str, list[Any]]:
-    if len(rows) > CURVE_POINTS:
-        kept = {int(i) for i in np.linspace(0, len(rows) - 1, CURVE_POINTS)}
-        kept |= {i for i, row in enumerate(rows) if row.get("step") == best_step}
-        rows = [rows[i] for i in sorted(kept)]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return run_summary.summarize(
+        read_steps(directory),
+        step_columns(directory),
+        read_json_lines(epath.Path(directory) / record_files.METRICS),
+        status.get("best_step"),
+    )

@@ -5,18 +5,22 @@
     scripts/fault_test.py --config=configs/digits_cnn.py --workdir=/tmp/faults2 --kills=20 --devices=4
 
 The moments are random, or while a checkpoint is being written, or just after an evaluation; the signals
-SIGKILL, SIGTERM and SIGINT. Every key of the config can be set by --config.KEY=VALUE: many checkpoints
-in a run of some seconds show most. Exits with 0 if every bit is the same, 1 if not.
+SIGKILL, SIGTERM and SIGINT. With --damage, what a power cut can do follows: the file that was written
+last, or one of those before, is cut, blanked or deleted. Every key of the config can be set by
+--config.KEY=VALUE: many checkpoints in a run of some seconds show most. Exits with 0 if every bit is the
+same, 1 if not.
 """
 
 import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,9 +36,13 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Where the runs are made; must not exist.")
 flags.DEFINE_integer("kills", 20, "How often a run is killed.")
 flags.DEFINE_integer("fault_seed", 0, "Of the moments and signals.")
+flags.DEFINE_bool("damage", False, "Whether each kill is followed by damage to the newest files.")
 flags.DEFINE_integer("devices", 1, "How many virtual devices the CPU has.")
 
 SAVING, EVALUATED, ANY_TIME = MOMENTS = ("saving", "evaluated", "any time")
+CUT, ZEROED, DELETED = DAMAGES = ("loses {} bytes", "ends in {} zeros", "is deleted")
+_NEWEST = 6  # of which one is damaged
+_NOT_DAMAGED = {"config.json", ".lock"}
 # What depends on the clock or on the process.
 _NOT_COMPARED = {"provenance.json", "timing.jsonl", "checkpoints", "profile", "tensorboard"}
 
@@ -106,6 +114,26 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def damage(directory: Path, choice: random.Random) -> str:
+    """Damages one of the files of a stopped trial that were written last; returns in words what was done.
+
+    All but the config, without which nobody knows what the trial is, and what says that it has ended.
+    """
+    files = [
+        (path.stat().st_mtime_ns, str(path))
+        for path in directory.rglob("*")
+        if path.is_file() and path.name not in _NOT_DAMAGED and "unreadable" not in str(path)
+    ]
+    path = Path(choice.choice([name for _, name in sorted(files)[-_NEWEST:]]))
+    data, how = path.read_bytes(), choice.choice(DAMAGES)
+    lost = choice.randint(1, max(1, min(len(data), choice.choice([40, 4096, 1 << 20]))))
+    if how == DELETED:
+        path.unlink()
+    else:
+        path.write_bytes(data[:-lost] + (bytes(min(lost, len(data))) if how == ZEROED else b""))
+    return f"{path.relative_to(directory)} {how.format(lost)}"
+
+
 def differences(left: Path, right: Path) -> list[str]:
     """Returns what is not the same in two finished trials, bit for bit; empty where all is."""
     from playbook_jax import checkpoints, comparison
@@ -148,11 +176,13 @@ def main(argv: list[str]) -> int:
     seconds = trial.read_json_lines(place / "alone" / "timing.jsonl")[-1]["seconds"]
     print(f"Left alone, training takes {seconds:.1f} s")
 
-    runs, found = [place / "killed-0"], []
+    runs, found, choice = [place / "killed-0"], [], random.Random(FLAGS.fault_seed)
     for number, fault in enumerate(_faults(FLAGS.kills, seconds / 3, FLAGS.fault_seed), start=1):
         code = train(config, runs[-1], FLAGS.devices, fault)
         status = trial.read_json(runs[-1] / "status.json", trial.new_status())
         print(f"{number:>4}  {fault!s:<24} exit {code:>3}, step {status['step']:>7,}", flush=True)
+        if FLAGS.damage and code:
+            print(f"      {damage(runs[-1], choice)}", flush=True)
         if code == 0:  # it came to its end before: the faults go on with another
             found += _compare(place / "alone", runs[-1])
             runs.append(place / f"killed-{len(runs)}")
@@ -160,6 +190,10 @@ def main(argv: list[str]) -> int:
             found.append(f"{runs[-1].name} exits with {code}")
     train(config, runs[-1], FLAGS.devices)
     found += _compare(place / "alone", runs[-1])
+    warnings = re.findall(
+        r"^warning: \S+ (can't be read|counts on)", (place / "log.txt").read_text(), re.M
+    )
+    print(f"{len(runs)} trials; checkpoints left aside: {dict(Counter(warnings)) or 'none'}")
     print(*(found or ["Every bit is the same."]), sep="\n")
     return 1 if found else 0
 

@@ -23,8 +23,8 @@ from absl import flags
 
 from playbook_jax import command_line, config as config_lib, trial
 from playbook_jax.errors import UsageError
+from playbook_jax.lock import Lock
 from playbook_jax.studies import conclusion, launches, ledger
-from playbook_jax.studies.lock import Lock
 
 _SHOWN_TRIALS = 5
 

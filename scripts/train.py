@@ -5,7 +5,8 @@
     scripts/train.py --config=configs/digits_mlp.py --workdir=/tmp/run2 --config.hparams.learning_rate=0.3
 
 Every key of the config can be set by --config.KEY=VALUE. The same command again goes on where the
-run was stopped. Exit codes: 0 complete, 1 failed, 2 bad input, 3 infeasible (it diverged), 75
+run was stopped; while one run has the directory, a second is refused (but on gs://, which has no
+locks). Exit codes: 0 complete, 1 failed, 2 bad input, 3 infeasible (it diverged), 75
 interrupted (continue by the same command).
 """
 
@@ -95,8 +96,8 @@ def _note_signals(stopped: list[int]) -> None:
 def _say_lost(all_hosts: hosts.Hosts, reason: str) -> None:
     """Writes what the aborted process could not, unless another host has ended the trial."""
     path = Path(FLAGS.workdir) / "status.json"
-    status = trial.read_json(path)
-    if all_hosts.index == 0 and status and status["state"] == trial.RUNNING:
+    status = trial.read_status(FLAGS.workdir)
+    if all_hosts.index == 0 and status["state"] == trial.RUNNING:
         try:
             trial.write_json(path, status | {"state": trial.FAILED, "reason": reason})
         except OSError as error:
@@ -109,7 +110,7 @@ def _report(status: dict, metric: str, profile: list[str]) -> None:
         text += f": best {metric} {status['objective']:.4g} at step {status['best_step']:,}"
     elif status["reason"]:
         text += f": {status['reason']}"
-    timing = trial.read_json_lines(Path(FLAGS.workdir) / "timing.jsonl")
+    timing = trial.read_timing(FLAGS.workdir)
     print("\n".join([text, *clock.describe(timing), *profile]))
     if status["state"] == trial.INTERRUPTED:
         print(f"Continue with: {shlex.join(command_line.command())}")

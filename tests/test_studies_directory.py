@@ -6,9 +6,9 @@ import multiprocessing
 import pytest
 from test_studies_specification import RATE, write
 
-from playbook_jax import config as config_lib, trial
+from playbook_jax import config as config_lib, lock, trial
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import best_config, directory, launcher, lock, specification
+from playbook_jax.studies import best_config, directory, launcher, specification
 from playbook_jax.studies.directory import StudyDirectory
 
 
@@ -159,7 +159,9 @@ def test_the_lock_keeps_a_second_launcher_out(tmp_path):
     process = context.Process(target=hold, args=(tmp_path / ".lock", ready, go))
     process.start()
     ready.wait()
-    with pytest.raises(UsageError, match=f"is in use by process {process.pid}; wait"):
+    with pytest.raises(
+        UsageError, match=rf"is in use by process {process.pid} on \S+ since .+ UTC; wait"
+    ):
         StudyDirectory(tmp_path)
     go.set()
     process.join()

@@ -8,8 +8,8 @@ import synthetic_study
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.errors import UsageError
+from playbook_jax.lock import Lock
 from playbook_jax.studies import ledger
-from playbook_jax.studies.lock import Lock
 
 TRUTH = synthetic_study.Truth(
     cost=synthetic_study.bowl({"hparams.learning_rate": 0.5}),

@@ -57,8 +57,9 @@ def parse(summary: Any) -> StepRecords:
 def every_step(directory: epath.Path) -> dict[str, np.ndarray]:
     """Returns `loss` and `gradient_norm` of every step of the trial in `directory`, as float64."""
     try:
+        trial_lib.refuse_damaged(directory, "steps.f32")
         records = trial_lib.read_steps(directory)
-    except (LookupError, TypeError, ValueError):  # a damaged header
+    except (LookupError, TypeError, ValueError):  # a damaged header, or records
         return {}
     names = trial_lib.STEP_COLUMNS
     if not len(records) or records.shape[1] < len(names):

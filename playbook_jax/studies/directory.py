@@ -18,8 +18,8 @@ from typing import Any
 
 from playbook_jax import config as config_lib, csv_cells, stored_format, trial as trial_lib
 from playbook_jax.errors import UsageError
+from playbook_jax.lock import NAME, Lock
 from playbook_jax.studies import leases, search_space, stored as stored_lib
-from playbook_jax.studies.lock import Lock
 from playbook_jax.studies.specification import Specification
 
 FORMAT = stored_format.STUDY
@@ -72,7 +72,7 @@ class StudyDirectory:
                     f"{path} is not empty and holds no study ({', '.join(sorted(foreign)[:3])}); "
                     "use another --workdir"
                 )
-            self.lock = Lock(self.path / ".lock")
+            self.lock = Lock(self.path / NAME)
             leases.wait_for_all(self.path)
             trial_lib.remove_parts(self.path)  # nobody else writes here now
         except OSError as error:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from playbook_jax import lock
+
 Stamp = tuple[int, int, int]  # size, time of the last change, inode: what changes with the contents
 Stamps = dict[str, Stamp | None]  # by path in the directory; None for a directory
 
@@ -116,7 +118,7 @@ def _write(directory: Path, known: Mapping, paths: Stamps, archive: Path) -> Sta
 
 
 def _paths(directory: Path) -> Stamps:
-    """Returns all that is in a directory, but for what is half written."""
+    """Returns all that is in a directory, but for what is half written and its lock."""
     return dict(_walk(directory, PurePosixPath())) if directory.is_dir() else {}
 
 
@@ -125,7 +127,7 @@ def _walk(directory: Path, within: PurePosixPath) -> Iterator[tuple[str, Stamp |
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         half_written = ".orbax-checkpoint-tmp" in entry.name or entry.name.endswith(_HALF_WRITTEN)
-        if half_written or entry.name == _INCOMING or entry.is_symlink():
+        if half_written or entry.name in (_INCOMING, lock.NAME) or entry.is_symlink():
             continue
         path = within / entry.name
         try:
