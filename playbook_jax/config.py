@@ -234,6 +234,11 @@ def longest_stretch(config: ConfigDict) -> int:
     return min(every)
 
 
+def most_steps_per_call(config: ConfigDict) -> int:
+    """Returns how many steps a call of the device can be asked for."""
+    return min(config.steps_per_call, longest_stretch(config))
+
+
 def total_steps(config: ConfigDict) -> int:
     """Returns how many updates a run makes: warmup is prepended, so it lengthens the run."""
     hparams = config.hparams

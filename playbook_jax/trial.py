@@ -70,9 +70,10 @@ def write_text(path: epath.PathLike, text: str) -> None:
     try:
         part.write_text(text)
         part.replace(path)
-    except OSError as error:  # a full disk, perhaps, which a part would fill even more
+    except (OSError, UnicodeError) as error:  # a full disk, perhaps: a part would fill it even more
         part.unlink(missing_ok=True)
-        error.filename = str(path)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 
@@ -245,9 +246,9 @@ class Writer:
         self._writes = writes
         existing = read_json(self.directory / "config.json")
         if existing is not None:
-            changed = config_lib.differences(
-                config_lib.with_optional(existing), config_lib.with_optional(config)
-            )
+            # `notes` say what a run is for, and compute nothing: the newest text counts.
+            noted = config_lib.with_optional(existing) | {"notes": config.get("notes", "")}
+            changed = config_lib.differences(noted, config_lib.with_optional(config))
             if changed:
                 shown = "; ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
                 raise UsageError(
@@ -270,7 +271,7 @@ class Writer:
                     "use another --workdir"
                 )
             remove_parts(self.directory)
-            if existing is None:
+            if existing is None or existing.get("notes", "") != config.get("notes", ""):
                 write_json(self.directory / "config.json", config)
             else:
                 (self.directory / ".writable").touch()
