@@ -1,5 +1,6 @@
 """What the scripts share: flags, the config flag with its overrides, one-line errors, exit codes."""
 
+import ast
 import contextlib
 import copy
 import difflib
@@ -12,7 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from playbook_jax import config as config_lib
+from playbook_jax import config as config_lib, config_keys, paths
 from playbook_jax.errors import UsageError, closest
 
 FLAGS = flags.FLAGS
@@ -27,8 +28,8 @@ def run(
 ) -> None:
     """Parses the flags, runs `main` with what is left of the arguments, and exits with its code.
 
-    Bad input (a `UsageError`, an unknown flag, a config key that does not exist) is printed as one
-    line on standard error and exits with 2.
+    Bad input (a `UsageError`, an unknown flag, a config key that does not exist, a device or a remote
+    directory that is not there) is printed as one line on standard error and exits with 2.
 
     Args:
       main: gets the program's name and its positional arguments.
@@ -39,11 +40,18 @@ def run(
     _open_closed_streams()
     sys.stdout, sys.stderr = map(_Stream.around, (sys.stdout, sys.stderr))
     try:
+        _check_text(sys.argv)
         arguments = sys.argv if not config_flag else _define_config(sys.argv)
         rest = _parse(split(arguments)[1] if split else arguments)
         code = main(rest)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = BAD_INPUT
+    except Exception as error:
+        text = _of_the_environment(error)
+        if not text:
+            raise
+        print(f"error: {text}", file=sys.stderr)
         code = BAD_INPUT
     print(end="", flush=True)
     print(end="", file=sys.stderr, flush=True)
@@ -109,6 +117,24 @@ def command() -> list[str]:
     return [path if relative.startswith("..") else relative, *sys.argv[1:]]
 
 
+def _check_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        if not config_keys.is_text(argument):
+            raise UsageError(f"the argument {argument!r} is not text in UTF-8")
+
+
+def _of_the_environment(error: Exception) -> str:
+    """Returns in a line what is not there on this machine, or "" where the error is of another kind."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "nable to initialize backend" in text:
+        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {text}"
+    # TensorFlow reads and writes what is remote; its errors can't be named without importing it.
+    remote = [word for word in sys.argv if re.search(r"\b(gs|s3|az)://", word)]
+    if remote and type(error).__module__.startswith("tensorflow"):
+        return f"{remote[0]} cannot be read or written: {text}"
+    return ""
+
+
 def _define_config(arguments: Sequence[str]) -> list[str]:
     """Loads the file that `--config` names and defines a flag for each of its keys."""
     path, rest = None, []
@@ -125,13 +151,14 @@ def _define_config(arguments: Sequence[str]) -> list[str]:
         return rest
     if not path:
         raise UsageError("--config=FILE is missing, e.g. --config=configs/digits_mlp.py")
-    config = config_lib.load(path)
+    config = config_lib.load(paths.plain(path))
     # Optional keys that a command line may set although the file does not.
     with config.unlocked():
         for name, default in config_lib.OPTIONAL.items():
             if name not in config:
                 config[name] = copy.deepcopy(default)
     _check_overrides(config, rest)
+    _take_other_types(config, rest)
     # The flag looks for its overrides by itself, and must not see the file's name, which it can't read.
     config_flags.DEFINE_config_dict("config", config, lock_config=True, sys_argv=rest)
     return rest
@@ -150,6 +177,21 @@ def _check_overrides(config: ConfigDict, arguments: Sequence[str]) -> None:
             raise UsageError(f"the config has no {match[1]!r}{closest(match[1], known)}")
 
 
+def _take_other_types(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Lets those keys that may be of several types have the type that the command line gives them."""
+    for argument in arguments:
+        name, _, text = argument.partition("=")
+        key = re.sub(r"^--?config\.", "", name)
+        if key not in config_keys.SEVERAL_TYPES:
+            continue
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            continue  # as it stands
+        with config.unlocked(), config.ignore_type():
+            config.update_from_flattened_dict({key: value})
+
+
 def _find(config: ConfigDict, path: str) -> object:
     """Returns the tuple behind "model.hidden_sizes[0]", if that is what `path` is."""
     name = path.split("[", 1)[0]
@@ -163,7 +205,9 @@ def _parse(arguments: Sequence[str]) -> list[str]:
         print(FLAGS.main_module_help())
         sys.exit(0)
     try:
-        return FLAGS(list(arguments))
+        rest = FLAGS(list(arguments))
+        _expand_paths()
+        return [rest[0], *map(paths.plain, rest[1:])]
     except flags.Error as error:
         text = " ".join(str(error).split())
         unknown_flag = re.match(r"Unknown command line flag '([^']+)'", text)
@@ -172,5 +216,17 @@ def _parse(arguments: Sequence[str]) -> list[str]:
             text = f"unknown flag --{unknown_flag[1]}"
             text += f"; did you mean --{near[0]}?" if near else "; see --help"
         raise UsageError(text) from error
+    except UsageError:
+        raise
     except (TypeError, ValueError, SyntaxError) as error:
         raise UsageError(" ".join(str(error).split())) from error
+
+
+def _expand_paths() -> None:
+    """Expands `~` and the like in all flags: no other text looks like such a path."""
+    for name in FLAGS:
+        flag = FLAGS[name]
+        if flag.present and isinstance(flag.value, str):
+            flag.value = paths.plain(flag.value)
+        elif flag.present and isinstance(flag.value, list):
+            flag.value = [paths.plain(x) if isinstance(x, str) else x for x in flag.value]

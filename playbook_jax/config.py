@@ -8,89 +8,27 @@ change shapes or code and is static. This module needs neither jax nor TensorFlo
 import importlib.machinery
 import importlib.util
 import json
-import math
-import numbers
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from playbook_jax import sources
-from playbook_jax.errors import UsageError, closest, unknown
+from playbook_jax import config_keys, sources
+from playbook_jax.errors import UsageError, closest, refusing, shown, unknown
 
-REQUIRED = (
-    "workload",
-    "model",
-    "dataset",
-    "seed",
-    "batch_size",
-    "eval_batch_size",
-    "max_train_steps",
-    "eval_every_steps",
-    "checkpoint",
-    "optimizer",
-    "schedule",
-    "hparams",
-)
-# Keys that a config may leave out, and what they then are.
-OPTIONAL = {
-    "eval_train_examples": 0,  # size of the fixed sample behind `train/…`; 0: as many as validation
-    "log_every_steps": 100,  # one transfer of per-step records from the device each
-    "steps_per_call": 1,  # updates that one call of the compiled step may run
-    "device_mapping": "pmap",  # how the steps are run on all devices, or "shard_map"
-    "save_predictions": 0,  # of so many examples of validation, or of a tuple of them, by number
-    "initialize_from": {  # parameters to begin with, see transfer.py
-        "path": "",  # a trial directory or an .npz file; "": none, all are drawn
-        "step": "best",  # which checkpoint, or "latest", or a number
-        "polyak": False,  # the averaged parameters
-        "rename": (),  # pairs: a regular expression for a part of the path there, what it becomes
-        "skip": (),  # patterns of the paths here that are drawn nevertheless
-    },
-    "freeze": (),  # patterns, see parameter_rules.py, like the next two
-    "learning_rate_multipliers": (),  # pairs: a pattern, a number or the name of one of the hparams
-    "weight_decay_mask": (),  # pairs: a pattern, whether weight decay acts
-    "seeds": {  # each alone, where not all follow from `seed` (-1), see `seeds`
-        "initialization": -1,
-        "data": -1,  # order of the examples, augmentation on the host
-        "dropout": -1,  # whatever a step draws
-    },
-    "record_group_norms": False,  # the gradient's norm by top-level module, at every step
-    "notes": "",  # what this run is for; goes into the tables
-}
-CHECKPOINT_KEYS = ("every_steps", "keep_best", "metric", "mode")
+OPTIONAL = config_keys.defaults()  # keys that a config may leave out, and what they then are
+REQUIRED = tuple(name for name in config_keys.children("") if name not in OPTIONAL)
 # Enter the compiled step as values, like the hparams, or not at all: they never recompile.
 TRACED = ("hparams", "seed", "seeds", "max_train_steps", "notes", "initialize_from")
 
 # Names of `hparams` that every run has, with the value when a config leaves them out.
 HPARAM_DEFAULTS = {
-    "warmup_steps": 0,
-    "post_warmup_steps": 0,
-    "end_factor": 0.0,
-    "rsqrt_timescale": 10_000,
-    "clip_norm": 0.0,
-    "label_smoothing": 0.0,
-    "divergence_factor": 20.0,
+    name: bounds.default
+    for name, bounds in config_keys.HPARAMS.items()
+    if bounds.default is not None
 }
-_AT_LEAST_ZERO = (
-    "learning_rate",
-    "warmup_steps",
-    "post_warmup_steps",
-    "end_factor",
-    "clip_norm",
-    "weight_decay",
-    "divergence_factor",
-    "epsilon",
-)
-_BELOW_ONE = (
-    "momentum",
-    "beta1",
-    "beta2",
-    "rho",
-    "label_smoothing",
-    "dropout_rate",
-    "polyak_decay",
-)
 
 
 class _FreshLoader(importlib.machinery.SourceFileLoader):
@@ -108,7 +46,9 @@ def load_python(path: str | Path) -> ConfigDict:
     Raises:
       UsageError: the file is missing, fails, or has no `get_config` that returns a ConfigDict.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; a config is a Python file in it")
     if not path.is_file():
         known = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UsageError(f"no config file {str(path)!r}{closest(str(path), known)}")
@@ -117,13 +57,12 @@ def load_python(path: str | Path) -> ConfigDict:
     name = f"_config_{path.stem}"
     spec = importlib.util.spec_from_loader(name, _FreshLoader(name, str(path)))
     module = importlib.util.module_from_spec(spec)
-    try:
+    with refusing(str(path)):
         spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
+        raise UsageError(f"{path} defines no function get_config()")
+    with refusing(str(path)):
         config = module.get_config()
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{path} fails: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UsageError(
             f"get_config() in {path} returns a {type(config).__name__}, not a ConfigDict"
@@ -139,9 +78,12 @@ def load(path: str | Path) -> ConfigDict:
     """
     if str(path).endswith(".json"):
         try:
-            return from_dict(json.loads(Path(path).read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            values = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
             raise UsageError(f"{path} is not a config that can be read: {error}") from error
+        if not isinstance(values, dict):
+            raise UsageError(f"{path} is not a config that can be read: it holds {shown(values)}")
+        return from_dict(values)
     return load_python(path)
 
 
@@ -205,31 +147,35 @@ def complete(config: ConfigDict) -> ConfigDict:
     Raises:
       UsageError: a key is missing or unknown, or a value cannot be.
     """
+    given = _plain(config)
     for key in REQUIRED:
-        if key not in config:
-            raise UsageError(f"the config lacks {key!r}{closest(key, config)}")
-    for key in config:
+        if key not in given:
+            meaning = config_keys.KEYS[key].meaning
+            raise UsageError(f"the config lacks {key!r}{closest(key, given)}: {meaning}")
+    for key in given:
         if key not in REQUIRED and key not in OPTIONAL:
-            raise unknown("config key", key, (*REQUIRED, *OPTIONAL))
-    for key in CHECKPOINT_KEYS:
-        if key not in config.checkpoint:
-            raise UsageError(f"the config lacks 'checkpoint.{key}'")
-    for key in config.checkpoint:
-        if key not in CHECKPOINT_KEYS:
-            if "stop" in key or "patience" in key:
-                raise UsageError(
-                    f"checkpoint.{key}: there is no early stopping. The playbook trains for a fixed "
-                    "number of steps, then chooses the best checkpoint (checkpoint.keep_best)"
-                )
-            raise unknown("config key", f"checkpoint.{key}", CHECKPOINT_KEYS)
-    values = {**OPTIONAL, **config.to_dict()}
+            raise unknown("config key", shown(key).strip("'"), (*REQUIRED, *OPTIONAL))
+    values = {**OPTIONAL, **given}
     for name in ("initialize_from", "seeds"):
         values[name] = _complete_part(name, values[name])
-    values["hparams"] = {**HPARAM_DEFAULTS, **values["hparams"]}
+    if isinstance(values["hparams"], Mapping):
+        values["hparams"] = {**HPARAM_DEFAULTS, **values["hparams"]}
+    config_keys.check(values)
+    _check_checkpoint(values["checkpoint"])
     result = ConfigDict(values)
     _check_sizes(result)
-    _check_hparams(result.hparams)
     return result.lock()
+
+
+def _plain(value: Any) -> Any:
+    """Returns plain dictionaries, and Python's own numbers for NumPy's."""
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_plain(child) for child in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def with_optional(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,61 +206,39 @@ def seeds(config: ConfigDict) -> dict[str, int]:
     return {name: config.seed if value < 0 else value for name, value in own.items()}
 
 
+def _check_checkpoint(values: Mapping[str, Any]) -> None:
+    for key in values:
+        if key not in config_keys.children("checkpoint"):
+            if "stop" in key or "patience" in key:
+                raise UsageError(
+                    f"checkpoint.{key}: there is no early stopping. The playbook trains for a fixed "
+                    "number of steps, then chooses the best checkpoint (checkpoint.keep_best)"
+                )
+            raise unknown("config key", f"checkpoint.{key}", config_keys.children("checkpoint"))
+
+
 def _check_sizes(config: ConfigDict) -> None:
-    sizes = {
-        "batch_size": config.batch_size,
-        "eval_batch_size": config.eval_batch_size,
-        "max_train_steps": config.max_train_steps,
-        "eval_every_steps": config.eval_every_steps,
-        "log_every_steps": config.log_every_steps,
-        "steps_per_call": config.steps_per_call,
-        "checkpoint.every_steps": config.checkpoint.every_steps,
-        "checkpoint.keep_best": config.checkpoint.keep_best,
-    }
-    for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"{name} must be a whole number, at least 1; it is {value!r}")
-    if not isinstance(config.record_group_norms, bool):
-        raise UsageError(
-            f"record_group_norms must be True or False; it is {config.record_group_norms!r}"
-        )
-    if config.eval_train_examples < 0:
-        raise UsageError(f"eval_train_examples must not be negative: {config.eval_train_examples}")
     if config.eval_batch_size < config.batch_size:
         raise UsageError(
             f"eval_batch_size {config.eval_batch_size} is smaller than batch_size "
             f"{config.batch_size}; evaluation keeps no activations, so make it at least as large"
         )
-    if config.checkpoint.mode not in ("min", "max"):
-        raise UsageError(f"checkpoint.mode must be 'min' or 'max', not {config.checkpoint.mode!r}")
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
-        raise UsageError(f"seed must be a whole number from 0 to 2³² − 1; it is {config.seed!r}")
-    for name, own in config.seeds.items():
-        if not isinstance(own, int) or isinstance(own, bool) or not -1 <= own < 2**32:
-            raise UsageError(
-                f"seeds.{name} must be a whole number up to 2³² − 1, or -1 for `seed`; it is {own!r}"
-            )
+    if total_steps(config) >= 2**31:
+        raise UsageError(
+            f"warmup_steps, post_warmup_steps and max_train_steps make {total_steps(config):,} steps; "
+            f"a run has at most {2**31 - 1:,}"
+        )
 
 
-def _check_hparams(hparams: ConfigDict) -> None:
-    if "learning_rate" not in hparams:
-        raise UsageError("the config lacks 'hparams.learning_rate'")
-    for name, value in hparams.items():
-        where = f"hparams.{name}"
-        if not isinstance(value, numbers.Real):
-            raise UsageError(
-                f"{where} must be a number (whatever is not belongs outside hparams): {value!r}"
-            )
-        if not math.isfinite(value):
-            raise UsageError(f"{where} must be finite; it is {value}")
-        if name in _AT_LEAST_ZERO and value < 0:
-            raise UsageError(f"{where} must not be negative; it is {value}")
-        if name == "rsqrt_timescale" and value <= 0:
-            raise UsageError(f"{where} must be positive; it is {value}")
-        if name in _BELOW_ONE and not 0 <= value < 1:
-            raise UsageError(f"{where} must be at least 0 and below 1; it is {value}")
-        if name in ("warmup_steps", "post_warmup_steps") and value != int(value):
-            raise UsageError(f"{where} must be a whole number of steps; it is {value}")
+def longest_stretch(config: ConfigDict) -> int:
+    """Returns how many steps there are at most between two things that are due."""
+    every = (config.log_every_steps, config.eval_every_steps, config.checkpoint.every_steps)
+    return min(every)
+
+
+def most_steps_per_call(config: ConfigDict) -> int:
+    """Returns how many steps a call of the device can be asked for."""
+    return min(config.steps_per_call, longest_stretch(config))
 
 
 def total_steps(config: ConfigDict) -> int:

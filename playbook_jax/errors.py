@@ -1,7 +1,13 @@
 """The one kind of error that a user causes and can mend."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+_LONG = 300
 
 
 class UsageError(ValueError):
@@ -17,6 +23,46 @@ class InputError(UsageError):
 
 class UnwritableError(UsageError):
     """A file that cannot be written, where all that it would hold is known."""
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turns whatever the user's code raises within into a UsageError of one line.
+
+    Args:
+      what: the code, in words: a file, or a class and a method.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        text = text if len(text) <= _LONG else f"{text[:_LONG]} …"
+        where = _place(error)
+        raise UsageError(
+            f"{what} fails{where}: {type(error).__name__}{f': {text}' if text else ''}"
+        ) from error
+
+
+def _place(error: BaseException) -> str:
+    """Returns where the user's own code was when it failed: not in a library."""
+    if isinstance(error, SyntaxError):
+        return ""  # which says so itself
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and Path(frame.filename).parent != _HERE
+    ]
+    return f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+
+
+def shown(value: object) -> str:
+    """Returns a value as a message of one line shows it."""
+    if isinstance(value, int) and abs(value) > 10**100:  # Python refuses to write the largest
+        return "a number of more than 100 digits"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]} …"
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -190,14 +190,3 @@ def check_predictions(workload: Workload, arrays: Arrays, variables: Any, hparam
         raise UsageError(
             f"save_predictions: {type(workload).__name__} has no method `predictions` that gives some"
         )
-
-
-def metric_names(workload: Workload, arrays: Arrays, params: Any, hparams: Any) -> list[str]:
-    """Returns the names of the metrics that the workload reports, without computing any."""
-
-    def metrics(params: Any, batch: Any) -> Any:
-        outputs, _ = workload.apply(params, batch, hparams, {}, train=False)
-        return workload.metrics(outputs, batch)
-
-    batch = {name: x[:1] for name, x in arrays.items()}
-    return sorted(jax.eval_shape(metrics, params, batch))

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from playbook_jax import config as config_lib, parallel, splits, streaming
-from playbook_jax.errors import UsageError, unknown
+from playbook_jax import config as config_lib, contract, parallel, splits, streaming
+from playbook_jax.errors import UsageError, refusing, unknown
 from playbook_jax.lazy_tensorflow import import_tensorflow
 from playbook_jax.records import Arrayed, RecordSplit
 from playbook_jax.workload import Workload
@@ -100,10 +100,6 @@ def check(config: ConfigDict) -> None:
     """
     num_shards_of(config)
     options = config.dataset
-    if options.get("shuffle_buffer", 1) < 1:
-        raise UsageError(
-            f"dataset.shuffle_buffer must be at least 1; it is {options.shuffle_buffer}"
-        )
     if options.source == "tfds" and options.get("service", ""):
         if options.get("cache", False):
             raise UsageError(
@@ -243,7 +239,10 @@ class TfdsSource(_HostSource):
     @staticmethod
     def read(workload: Workload) -> Mapping[str, splits.Split]:
         """Returns the records of every split, and reads nothing."""
-        records = workload.records()
+        where = f"{type(workload).__name__}.records"
+        with refusing(where):
+            records = workload.records()
+        contract.check_names(where, records.splits)
         return {name: records.split(name) for name in records.splits}
 
     def feed(self, step: int, num_steps: int) -> Any:
@@ -294,14 +293,16 @@ def _arrays(workload: Workload) -> Mapping[str, Arrays]:
 
     Raises:
       InputError: an integer is out of its range.
-      UsageError: the workload augments what it streams.
+      UsageError: the workload augments what it streams, or its arrays do not fit to each other.
     """
-    found = workload.splits()
+    with refusing(f"{type(workload).__name__}.splits"):
+        found = workload.splits()
     if isinstance(found, Arrayed) and found.augments:
         raise UsageError(
             f"the workload {workload.config.workload!r} augments its examples as they are streamed: "
             "dataset.source must be 'tfds' (dataset.cache=True keeps them in memory)"
         )
+    contract.check_splits(workload, found)
     for name in ("train", "validation"):
         where = functools.partial("example {1} of {0}".format, name)
         splits.check_ranges(found[name], workload.ranges(), where)

@@ -32,9 +32,10 @@ def write_text(path: epath.PathLike, text: str) -> None:
     try:
         part.write_text(text)
         part.replace(path)
-    except OSError as error:  # a full disk, perhaps, which a part would fill even more
+    except (OSError, UnicodeError) as error:  # a full disk, perhaps: a part would fill it even more
         part.unlink(missing_ok=True)
-        error.filename = str(path)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 

@@ -111,7 +111,7 @@ def _on_every_device(init: Callable[..., TrainState]) -> Callable[..., TrainStat
 
 def _settle(state: TrainState, due: Any = None) -> tuple[TrainState, TrainState, Variants]:
     own = statistics(state)
-    averaged = jax.lax.pmean(own, parallel.AXIS)
+    averaged = jax.tree.map(_agreed, own)
     if due is not None:
         averaged = jax.tree.map(functools.partial(jnp.where, due), averaged, own)
     polyak = {**state.polyak, **averaged.get("polyak", {})}
@@ -121,6 +121,13 @@ def _settle(state: TrainState, due: Any = None) -> tuple[TrainState, TrainState,
     if state.polyak:
         variants["polyak/"] = train_step.polyak_average(copy.polyak)
     return state, copy, variants
+
+
+def _agreed(x: Any) -> Any:
+    """Returns the mean over the devices; of what has none, a counter or a key, that of the first one."""
+    if train_step.is_averaged(x):
+        return jax.lax.pmean(x, parallel.AXIS)
+    return jax.lax.all_gather(x, parallel.AXIS)[0]
 
 
 def statistics(state: TrainState) -> dict[str, Any]:

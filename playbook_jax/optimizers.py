@@ -9,8 +9,9 @@
 
 The state holds no hyperparameter, and its structure follows from the optimizer's name alone.
 
-Any optimizer of optax joins by one entry in `OPTIMIZERS`. Its keyword-only arguments are the names of
-its hyperparameters, with their defaults:
+Any optimizer of optax joins by one entry in `OPTIMIZERS`, made where the workload is defined: its file is
+imported before names are looked up. Its keyword-only arguments are the names of its hyperparameters, with
+their defaults:
 
     OPTIMIZERS["lion"] = lambda learning_rate, mask, *, beta1=0.9, beta2=0.99, weight_decay=0.0: (
         optax.lion(learning_rate, beta1, beta2, weight_decay=weight_decay, mask=mask)

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from playbook_jax import (
     config as config_lib,
+    contract,
     evaluation,
     evaluation_batches,
     group_norms,
@@ -31,7 +32,7 @@ from playbook_jax import (
     trial,
     workload as workload_lib,
 )
-from playbook_jax.errors import UsageError, unknown
+from playbook_jax.errors import UsageError, refusing, unknown
 from playbook_jax.train_step import TrainState
 
 # Splits that periodic evaluations see. The test set is not among them.
@@ -55,6 +56,7 @@ class Program:
       columns: the names of the per-step records' columns.
       rules: which parameters are frozen, learn slower, or decay.
       examples: the numbers of the validation examples whose predictions are saved.
+      reads: the names of the hparams that something in it reads.
       functions: what it is compiled from.
       lanes: how many trials run in it at once; None where it is one, without a lane axis.
       init: (seed, dropout_seed) → the state before step 0, on the devices; see `initial_state`.
@@ -75,6 +77,7 @@ class Program:
     columns: tuple[str, ...]
     rules: parameter_rules.ParameterRules
     examples: np.ndarray
+    reads: frozenset[str]
     functions: lanes_lib.Functions
     lanes: int | None
     init: Callable[..., TrainState]
@@ -163,10 +166,6 @@ def get(config: ConfigDict, lanes: int | None = None) -> Program:
     Raises:
       UsageError: the config names something that does not exist, or sizes do not fit.
     """
-    if config.optimizer not in optimizers.OPTIMIZERS:
-        raise unknown("optimizer", config.optimizer, optimizers.OPTIMIZERS)
-    if config.schedule not in schedules.SCHEDULES:
-        raise unknown("schedule", config.schedule, schedules.SCHEDULES)
     if config.device_mapping not in parallel.MAPPINGS:
         raise unknown("device_mapping", config.device_mapping, parallel.MAPPINGS)
     if config.device_mapping != "pmap" and parallel.host_count() > 1:
@@ -181,18 +180,34 @@ def _build(static_part: str, lanes: int | None) -> Program:
         return dataclasses.replace(alone, lanes=lanes, **alone.functions.compiled(lanes))
     config = config_lib.from_dict(json.loads(static_part))
     source = input_pipeline.source_class(config.dataset.source)
-    workload = workload_lib.find(config.workload)(config)
+    dataset = contract.NotedConfig(config.dataset.to_dict())
+    with config.unlocked(), config.ignore_type():
+        config.dataset = dataset.lock()
+    kind = workload_lib.find(config.workload)
+    # Only now: the workload's file may have added some.
+    if config.optimizer not in optimizers.OPTIMIZERS:
+        raise unknown("optimizer", config.optimizer, optimizers.OPTIMIZERS)
+    if config.schedule not in schedules.SCHEDULES:
+        raise unknown("schedule", config.schedule, schedules.SCHEDULES)
+    with refusing(f"{kind.__name__}.__init__"):
+        workload = kind(config)
     arrays = source.read(workload)
     train, validation = (arrays[split] for split in PERIODIC_SPLITS)
     _check_batch_sizes(config, splits.size(train))
     one = splits.template(train)
 
     hparams = {name: np.float32(0) for name in config.hparams}
-    variables = jax.eval_shape(workload.init, jax.random.key(0))
+    variables = contract.variables(workload)
     rules = parameter_rules.of_config(config, variables["params"])
-    _check_batch_norm(config, workload, variables, one, hparams)
+    size = config.batch_size // parallel.all_devices_count()
+    in_training = contract.check_training(workload, variables, one, config.hparams, size)
+    metrics, outputs, in_evaluation = contract.check_evaluation(
+        workload, variables, one, config.hparams
+    )
+    contract.check_labels(workload, outputs, arrays)
+    reads = contract.reads(config, in_training | in_evaluation)
+    contract.check_read(config, workload, reads, dataset.names)
     examples = evaluation.chosen_examples(config.save_predictions, validation)
-    metrics = evaluation.metric_names(workload, one, variables, hparams)
     _check_metric(config, metrics)
     samples = {
         "train": evaluation.train_sample(train, evaluation.train_sample_size(config, arrays)),
@@ -216,6 +231,7 @@ def _build(static_part: str, lanes: int | None) -> Program:
         columns=trial.STEP_COLUMNS + groups,
         rules=rules,
         examples=examples,
+        reads=reads,
         functions=functions,
         lanes=None,
         **functions.compiled(None),
@@ -286,26 +302,3 @@ def _check_batch_sizes(config: ConfigDict, train_size: int) -> None:
             f"the nearest that can: {', '.join(fitting) or 'none up to the training set'}"
         )
     input_pipeline.check(config)
-
-
-def _check_batch_norm(
-    config: ConfigDict,
-    workload: workload_lib.Workload,
-    variables: Mapping[str, Any],
-    train: Mapping[str, np.ndarray],
-    hparams: Mapping[str, Any],
-) -> None:
-    """Lets a model with batch norm see the shapes of a training step, and refuse them if it must."""
-    if not jax.tree.leaves(variables.get("batch_stats", {})):
-        return
-    devices = parallel.all_devices_count()
-    size = (devices, config.batch_size // devices)
-    batch = {
-        name: jax.ShapeDtypeStruct((*size, *x.shape[1:]), x.dtype) for name, x in train.items()
-    }
-
-    def apply(variables: Any, batch: Any) -> Any:
-        rngs = {"dropout": jax.random.key(0), "augment": jax.random.key(1)}
-        return workload.apply(variables, batch, hparams, rngs, train=True)
-
-    parallel.check_shapes(apply, (None, 0), variables, batch)

@@ -15,7 +15,8 @@ hyperparameter of that run and cannot be repeated ("Why do some papers have comp
 schedules?"). Linear and cosine decay are the playbook's defaults ("Which learning rate decay should I
 use as a default?"); `constant` is for the first experiments on a new project.
 
-Another decay joins by one entry in `SCHEDULES`.
+Another decay joins by one entry in `SCHEDULES`, made where the workload is defined: its file is imported
+before names are looked up.
 """
 
 from collections.abc import Callable, Mapping
@@ -78,8 +79,8 @@ def make_schedule(name: str, hparams: Mapping[str, Any], max_train_steps: Any) -
     Args:
       name: a key of `SCHEDULES`.
       hparams: scalars, traced or not: `learning_rate`, and those of `warmup_steps`,
-        `post_warmup_steps`, `end_factor` and `rsqrt_timescale` that are not to have their default.
-        Other keys are ignored.
+        `post_warmup_steps`, `end_factor` and `rsqrt_timescale` that are not to have their default. An
+        entry of your own in `SCHEDULES` gets them all.
       max_train_steps: N, at least 1, without the warmup; traced or not.
 
     Raises:
@@ -90,7 +91,9 @@ def make_schedule(name: str, hparams: Mapping[str, Any], max_train_steps: Any) -
     if "learning_rate" not in hparams:
         raise UsageError("hparams lacks 'learning_rate', the base of every schedule")
     names = ("warmup_steps", "post_warmup_steps", "end_factor", "rsqrt_timescale")
-    values = {key: hparams.get(key, HPARAM_DEFAULTS[key]) for key in names}
+    defaults = {key: HPARAM_DEFAULTS[key] for key in names if key not in hparams}
+    # Not a copy where there is nothing to add: contract.py notes what is read.
+    values = {**hparams, **defaults} if defaults else hparams
     decay = SCHEDULES[name]
 
     def schedule(t: Any) -> Any:

@@ -67,7 +67,7 @@ class _Calls:
 
     def __init__(self, config: ConfigDict, lanes: int | None) -> None:
         program = program_lib.get(config, lanes)
-        self.steps = config.steps_per_call
+        self.steps = config_lib.most_steps_per_call(config)
         self._places = range(lanes or 1)
         self._join = functools.partial(lanes_lib.join, lanes)
         self._program = program
@@ -76,7 +76,7 @@ class _Calls:
         seeds = config_lib.seeds(config)
         names = ("initialization", "dropout")
         self._state = program.init(*(self._same(np.uint32(seeds[name])) for name in names))
-        records = train_step.new_records(config.log_every_steps, len(program.columns))
+        records = train_step.new_records(config_lib.longest_stretch(config), len(program.columns))
         self._records = parallel.replicate(self._same(records))
         self._rest = (
             self._same(np.int32(0)),

@@ -266,12 +266,13 @@ class Run:
             self._read(unread)
 
     def _new_records(self) -> Any:
-        rows, columns = self._config.log_every_steps, len(self._program.columns)
+        rows = config_lib.longest_stretch(self._config)
+        columns = len(self._program.columns)
         return parallel.replicate(self._join({0: train_step.new_records(rows, columns)}))
 
     def _send_steps(self, asked_to_stop: bool) -> None:
         """Sends the next steps to the devices, which may be busy with earlier ones."""
-        most = self._config.steps_per_call
+        most = config_lib.most_steps_per_call(self._config)
         num_steps = {i: min(most, lane.ahead) for i, lane in self.lanes.items() if lane.ahead}
         feeds = self._clock.input(
             lambda: {

@@ -189,10 +189,16 @@ def _sums(
 def _with_polyak(state: TrainState, decay: Any) -> TrainState:
     """Returns the state with its parameters and batch statistics joined to their moving average."""
     new = {"params": state.params, "batch_stats": state.batch_stats, "weight": jnp.float32(1)}
-    polyak = jax.tree.map(
-        lambda old, x: (decay * old + (1 - decay) * x).astype(old.dtype), state.polyak, new
-    )
-    return dataclasses.replace(state, polyak=polyak)
+
+    def joined(old: Any, x: Any) -> Any:
+        return (decay * old + (1 - decay) * x).astype(old.dtype) if is_averaged(x) else x
+
+    return dataclasses.replace(state, polyak=jax.tree.map(joined, state.polyak, new))
+
+
+def is_averaged(x: Any) -> bool:
+    """Whether a part of the state has a mean; of an integer, a bool or a key the newest counts."""
+    return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
 def polyak_average(polyak: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +211,7 @@ def polyak_average(polyak: Mapping[str, Any]) -> dict[str, Any]:
     """
     weight = jnp.maximum(polyak["weight"], jnp.finfo(jnp.float32).tiny)
     averaged = {"params": polyak["params"], "batch_stats": polyak["batch_stats"]}
-    return jax.tree.map(lambda x: (x / weight).astype(x.dtype), averaged)
+    return jax.tree.map(lambda x: (x / weight).astype(x.dtype) if is_averaged(x) else x, averaged)
 
 
 def make_run_steps(

@@ -37,6 +37,7 @@ from playbook_jax import (
     optimizers,
     parallel,
     parameter_rules,
+    paths,
     program as program_lib,
     trial as trial_lib,
 )
@@ -119,7 +120,7 @@ def _read(config: ConfigDict) -> Start:
     workload = program_lib.get(config).workload
     shapes = jax.eval_shape(workload.init, jax.random.key(0))
     here = {name: _flat(shapes.get(name, {})) for name in COLLECTIONS}
-    there, step = _source(wish.path, wish.step, wish.polyak)
+    there, step = _source(paths.plain(wish.path), wish.step, wish.polyak)
     renamed = _renamed(there, wish.rename)
     skipped = _skipped(here, wish.skip)
     wanted = {n: {p: x for p, x in here[n].items() if p not in skipped[n]} for n in COLLECTIONS}
@@ -133,7 +134,7 @@ def _read(config: ConfigDict) -> Start:
         for name in COLLECTIONS
     }
     origin = {
-        "path": str(epath.Path(wish.path).absolute()),
+        "path": str(epath.Path(paths.plain(wish.path)).absolute()),
         "step": step,
         "polyak": wish.polyak,
         "taken": _listed(taken),

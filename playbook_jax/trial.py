@@ -255,9 +255,9 @@ class Writer:
         self.records = record_files.RecordFiles(self.directory)
         existing = self._existing()
         if existing is not None:
-            changed = config_lib.differences(
-                config_lib.with_optional(existing), config_lib.with_optional(config)
-            )
+            # `notes` say what a run is for, and compute nothing: the newest text counts.
+            noted = config_lib.with_optional(existing) | {"notes": config.get("notes", "")}
+            changed = config_lib.differences(noted, config_lib.with_optional(config))
             if changed:
                 shown = "; ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
                 raise UsageError(
@@ -280,7 +280,7 @@ class Writer:
                     "use another --workdir"
                 )
             remove_parts(self.directory)
-            if existing is None:
+            if existing is None or existing.get("notes", "") != config.get("notes", ""):
                 write_json(self.directory / "config.json", config)
             else:
                 (self.directory / ".writable").touch()

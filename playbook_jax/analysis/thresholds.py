@@ -66,7 +66,7 @@ class Threshold:
 
 
 def known() -> dict[str, Threshold]:
-    """Returns all thresholds that the modules of the analysis declare, by name, those of a section together."""
+    """Returns all thresholds of the analysis by name, those of a section together."""
     found: dict[str, Threshold] = {}
     for module in pkgutil.walk_packages(analysis.__path__, f"{analysis.__name__}."):
         for value in vars(importlib.import_module(module.name)).values():
