@@ -29,7 +29,7 @@ class Entry:
       config: the path of its specification, hyperparameters of all trials included.
       notes: its question.
       trials: how many have come to their end, of how many.
-      infeasible: how many of them are INFEASIBLE.
+      infeasible: how many of them failed to train, INFEASIBLE ones among them, as the report has it.
       best_validation: the objective of the best checkpoint, None while there is none.
       metric: what that is a value of.
       reproduction: the command that started it.
@@ -153,13 +153,21 @@ def entry(study: Study) -> Entry:
         config=str(study.path / "study.json"),
         notes=study.specification["goal"],
         trials=f"{study.finished}/{len(study.trials)}",
-        infeasible=sum(s["state"] == trial_lib.INFEASIBLE for s in study.statuses),
+        infeasible=_infeasible(study),
         best_validation=best,
         metric=study.specification["objective"]["metric"],
         reproduction=shlex.join(provenance.get("command", [])),
         code=commit[:12] + (" with changes" if provenance.get("dirty") else ""),
         launches="; ".join(launch.text for launch in launches.read(study.path)),
     )
+
+
+def _infeasible(study: Study) -> int:
+    """Returns how many trials failed to train: by the report where there is one, else those that diverged."""
+    diverged = sum(status["state"] == trial_lib.INFEASIBLE for status in study.statuses)
+    told = trial_lib.read_json(study.path / "findings.json", {})
+    failures = told.get("failed") if isinstance(told, dict) else None
+    return max(diverged, len(failures)) if isinstance(failures, list) else diverged
 
 
 def write(root: str | Path, studies: Sequence[Study] | None = None) -> Path:
