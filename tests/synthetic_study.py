@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import hyperparameters, study as study_lib
+from playbook_jax.analysis import failed, hyperparameters, study as study_lib
 from playbook_jax.studies import samplers, search_space
 
 LEARNING_RATE = {"scale": "log", "low": 1e-3, "high": 10.0, "type": "float"}
@@ -269,5 +269,8 @@ def made(
         "objective": {"metric": metric, "mode": mode},
         "base_config": dict(base or {}),
         "algorithm": "halton",
+        "scientific": {n: space for n, space in spaces.items() if n in scientific},
+        "nuisance": {n: space for n, space in spaces.items() if n not in scientific},
     }
+    trials = failed.mark(trials, metric, mode == "max", {})
     return study_lib.Study(epath.Path(directory), specification, axes, tuple(trials))

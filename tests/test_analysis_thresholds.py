@@ -119,5 +119,5 @@ def test_a_training_loss_counts_as_learned_by_what_is_set(tmp_path):
     truth = synthetic.Truth(lambda units: 3.0 * units["hparams.learning_rate"])
     directory = synthetic.write(tmp_path / "s", truth, num_trials=8)
     assert not study_lib.load(directory).failures
-    path = written(tmp_path, study={"unlearned": 0.0})
+    path = written(tmp_path, failed={"unlearned": 0.0})
     assert len(study_lib.load(directory, str(path)).failures) == 8

@@ -140,7 +140,7 @@ def _row(compared: Comparison, index: int, member: Member, directory: epath.Path
 
 def _typical(study: Study, number: int) -> str:
     """Returns the median and the 90 % interval of the best of so many trials, by bootstrap."""
-    if not study.ranked or not number:
+    if not study.learned or not number:
         return ""
     costs, failures = enough_trials.draws(study)
     sign = -1 if study.maximize else 1

@@ -15,7 +15,7 @@ from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.studies import conditions
 from playbook_jax.studies.search_space import Range
 
-_RATE, _MOMENTUM = "hparams.learning_rate", "hparams.momentum"
+_RATE, _MOMENTUM, _CLIPPING = "hparams.learning_rate", "hparams.momentum", "hparams.clip_norm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,55 @@ def _effective_learning_rate(
     return Direction(
         f"learning_rate / (1 − momentum){where}",
         (rate.name, momentum.name),
+        place,
+        lambda at: numerals.number(10 ** (low + at * (high - low))),
+        high - low,
+    )
+
+
+def clipped_learning_rates(axes: list[Hyperparameter], norm: float) -> list[Direction]:
+    """Returns the directions of learning_rate · min(clip_norm, norm), and of that over 1 − momentum.
+
+    A gradient that is clipped moves the parameters by no more than learning_rate · clip_norm, so that where
+    both vary it is often this product that decides what diverges.
+
+    Args:
+      axes: the hyperparameters that vary.
+      norm: what a gradient's norm is where it is not clipped: a higher threshold does nothing.
+    """
+    ranges = {a.name: a for a in axes if isinstance(a.space, Range)}
+    if not {_RATE, _CLIPPING} <= ranges.keys() or ranges[_RATE].space.low <= 0:
+        return []
+    if ranges[_CLIPPING].space.low <= 0:
+        return []
+    found = [_clipped(ranges[_RATE], ranges[_CLIPPING], None, norm)]
+    if _MOMENTUM in ranges and ranges[_MOMENTUM].space.high < 1:
+        found.append(_clipped(ranges[_RATE], ranges[_CLIPPING], ranges[_MOMENTUM], norm))
+    return found
+
+
+def _clipped(
+    rate: Hyperparameter, clipping: Hyperparameter, momentum: Hyperparameter | None, norm: float
+) -> Direction:
+    parts = [rate, clipping, *([] if momentum is None else [momentum])]
+
+    def product(rate: float, clip: float, momentum: float = 0.0) -> float:
+        return math.log10(rate * min(clip, norm) / (1 - momentum))
+
+    low, high = (product(*(axis.bound(side) for axis in parts)) for side in ("low", "high"))
+
+    def place(values: Mapping[str, Any]) -> float:
+        given = [values.get(axis.name) for axis in parts]
+        if high <= low or any(
+            math.isnan(axis.unit(v)) for axis, v in zip(parts, given, strict=True)
+        ):
+            return math.nan
+        return (product(*given) - low) / (high - low)
+
+    label = f"learning_rate · min(clip_norm, {numerals.number(norm, 2)})"
+    return Direction(
+        label if momentum is None else f"{label} / (1 − momentum)",
+        tuple(axis.name for axis in parts),
         place,
         lambda at: numerals.number(10 ** (low + at * (high - low))),
         high - low,

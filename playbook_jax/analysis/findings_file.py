@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from playbook_jax import __version__, trial as trial_lib
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis import next_draft, numerals
 from playbook_jax.analysis.findings import VERDICTS, Finding
 from playbook_jax.analysis.study import Study
 from playbook_jax.errors import UnwritableError
@@ -39,14 +39,16 @@ def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
 
     Returns:
       `format`, `version` (of this program), `study`, `goal`, `objective`, `trials` (how many there are
-      in each state), `best` (`trial`, `objective`, `best_step`, `parameters`; None where no trial is
+      in each state), `failed` (the trials that failed to train, see `failed`), `best` (`trial`, `objective`, `best_step`, `parameters`; None where no trial is
       complete), `retrain` (how far the retrained best trial scatters: `trial`, `workdir`, `objectives`, `sd`;
       None where that is not known), `thresholds` (those that an analysis config has set, by name),
-      `verdicts` (how many findings have each) and `findings`: of each one all that
+      `verdicts` (how many findings have each), `decisions` (one a hyperparameter, of each all that
+      `decisions.Decision` has: what the report's list and next_study.py show) and `findings`: of each one all that
       `findings.Finding` has, in the report's order.
     """
     states = collections.Counter(sorted(trial.state for trial in study.trials))
     best, retrain = study.best, study.retrain
+    decided = () if study.is_replicates else next_draft.decided(study, found)
     return _plain(
         {
             "format": 1,
@@ -55,6 +57,7 @@ def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
             "goal": study.goal,
             "objective": dict(study.specification["objective"]),
             "trials": dict(states),
+            "failed": [trial.number for trial in study.failures],
             "best": best
             and {
                 "trial": best.number,
@@ -71,6 +74,7 @@ def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
             },
             "thresholds": dict(study.thresholds),
             "verdicts": {v: sum(finding.verdict == v for finding in found) for v in VERDICTS},
+            "decisions": [dataclasses.asdict(d) for d in decided],
             "findings": [dataclasses.asdict(finding) for finding in found],
         }
     )

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import axes, best_of, groups, hyperparameters, objective_axis, svg
 from playbook_jax.analysis.figures import (
     Figure,
@@ -92,7 +91,7 @@ def _label(x: float, y: float, trial: Trial) -> str:
 def _axes(group: Group, own: Group) -> Figures:
     """Returns the hyperparameter axes: one for all studies where they search alike, else one for each."""
     study, common = group.joined, set(groups.shared(group))
-    objectives = np.array([t.objective for t in study.ranked])
+    objectives = np.array([t.objective for t in study.learned])
     shown = objective_axis.objectives(study.metric, objectives, study.maximize)
     tuned = [h for h in study.hyperparameters if h.role != "scientific"]
     together = [
@@ -152,18 +151,17 @@ def _axis(
       bounds: the studies' own bounds, by their places, where they differ from those of the axis.
     """
     study = dataclasses.replace(group.joined, trials=tuple(trials))
-    failed = study.of_state(trial_lib.INFEASIBLE)
     title = hyperparameters.label(h.name.partition("@")[0])
     x = dataclasses.replace(x_axis(h), label=title)
     panel = hyperparameter_axes.with_strip(group.joined, x, shown)  # in all axes, or in none
     parts = [*hyperparameter_axes.bounds(panel, h)] if not bounds else _edges(panel, bounds)
     parts += panel.frame()
-    crosses = hyperparameter_axes.infeasible_strip(panel, study, h, failed)
+    crosses = hyperparameter_axes.failure_strip(panel, study, h, study.failures)
     parts.append(svg.element("g", "".join(crosses)) if crosses else "")
     marks, stars = _marks(panel, study, h, shown)
     parts += [svg.element("g", "".join(marks), class_="dots") if marks else "", *stars]
-    if not study.ranked:
-        parts.append(hyperparameter_axes.empty(panel))
+    if not study.learned:
+        parts.append(hyperparameter_axes.empty(panel, study))
     id_ = re.sub(r"\s", "_", f"axis-{h.name}")
     told = f"{shown.axis.label} against {title}, a point a trial"
     picture = svg.picture(panel.width, panel.height, told, parts, f"svg-{id_}")
@@ -186,8 +184,8 @@ def _marks(
 ) -> tuple[list[str], list[str]]:
     """Returns the marks of the complete trials, and the stars of the best of each study with numbers."""
     marks, stars, taken, seen = [], [], [], set()
-    radius = 4.2 if len(study.ranked) <= MANY else 3.0
-    for trial in study.ranked:
+    radius = 4.2 if len(study.learned) <= MANY else 3.0
+    for trial in study.learned:
         style = groups.place(trial) % STYLES
         best = groups.place(trial) not in seen
         seen.add(groups.place(trial))
@@ -218,7 +216,7 @@ def _best_of_k(group: Group) -> Figures:
     study, lines = group.joined, []
     turn = -1 if study.maximize else 1
     for index, member in group.read:
-        if len(member.study.ranked) >= enough_trials.FEWEST:
+        if len(member.study.learned) >= enough_trials.FEWEST:
             costs, failures = enough_trials.draws(member.study)
             number = len(costs) + failures
             sizes = np.unique(np.geomspace(1, number, SIZES).round().astype(int))

@@ -31,6 +31,7 @@ class _Row:
       config: the file that holds its config.
       notes: its question.
       states: how many of its trials are in each state.
+      infeasible: how many of them failed to train, see `failed`.
       metric: the objective's name.
       maximize: whether more of it is better.
       best: the best objective, or None.
@@ -48,6 +49,7 @@ class _Row:
     config: Path
     notes: str
     states: collections.Counter[str]
+    infeasible: int
     metric: str
     maximize: bool
     best: float | None
@@ -149,6 +151,7 @@ def _row(study: Study) -> _Row:
         config=Path(entry.config),
         notes=str(entry.notes),
         states=collections.Counter(status["state"] for status in study.statuses),
+        infeasible=entry.infeasible,
         metric=str(entry.metric),
         maximize=study.specification["objective"]["mode"] == "max",
         best=entry.best_validation,
@@ -196,6 +199,7 @@ def _of_group(directory: Path, rows: Sequence[_Row]) -> _Row:
         config=directory / _GROUP,
         notes=str(stored.get("goal") or ""),
         states=sum((row.states for row in rows), collections.Counter()),
+        infeasible=sum(row.infeasible for row in rows),
         best=choose_best(bests, default=None),
         started=min((row.started for row in rows if row.started), default=""),
         ended=max(row.ended for row in rows),
@@ -218,7 +222,6 @@ def _cells(row: _Row, root: Path, adopted: bool) -> str:
     kind = tag("span", "group") if row.group else ""
     best = "" if row.best is None else numerals.metric(row.metric, row.best)
     metric = tag("span", escape(numerals.metric_label(row.metric)))
-    infeasible = row.states.get(trial_lib.INFEASIBLE, 0)
     trials = str(row.trials)
     if row.ended_trials < row.trials:
         trials = f"{row.ended_trials} of {row.trials}"
@@ -231,7 +234,7 @@ def _cells(row: _Row, root: Path, adopted: bool) -> str:
         tag("td", report + kind, class_="of", data_v=row.name),
         tag("td", state, class_="keep"),
         tag("td", trials, class_="n"),
-        tag("td", str(infeasible), class_="n"),
+        tag("td", str(row.infeasible), class_="n"),
         tag("td", str(row.states.get(trial_lib.FAILED, 0)), class_="n"),
         tag("td", best + metric, class_="n", data_v="" if row.best is None else repr(row.best)),
         tag("td", escape(row.notes), class_="reason"),

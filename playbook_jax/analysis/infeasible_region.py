@@ -43,12 +43,13 @@ class Region:
     chance: float
 
 
-def find(study: Study, axis: str | None = None) -> Region | None:
+def find(study: Study, axis: str | None = None, side: str | None = None) -> Region | None:
     """Returns the region that tells failures from trials that learned best, or None if none does.
 
     Args:
       study: the study.
       axis: the hyperparameter along which to look, and in directions that it is part of; all when None.
+      side: the only side on which to look, where it is known beforehand: the test is one-sided then.
     """
     study = study.drawn
     failures, learned = study.failures, study.learned
@@ -57,9 +58,10 @@ def find(study: Study, axis: str | None = None) -> Region | None:
     trials = [*failures, *learned]
     candidates = [
         region
-        for direction, side in _looked_at(study)
+        for direction, end in _looked_at(study)
         if axis is None or axis in direction.names
-        if (region := _region(direction, side, trials, len(failures))) is not None
+        if side is None or end == side
+        if (region := _region(direction, end, trials, len(failures))) is not None
     ]
     allowed = CHANCE.of(study) / max(1, len(candidates))
     candidates = [region for region in candidates if region.chance <= allowed]

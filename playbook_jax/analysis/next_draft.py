@@ -1,16 +1,15 @@
 """The next study as data: which of the findings' proposals are taken, in which order, and what is left.
 
-The order: what the findings of verdict ACT propose, in the report's order (optimization failures first),
-then what those of verdict LOOK propose. The first proposal for a bound or a value has its way; a later one
-that wants something else is refused, and told. What a study asks about is never narrowed or fixed: that
-is the answer to its question, and up to its reader, until one of its trials is adopted.
+The order is that of `decisions`. What wants something else for the same hyperparameter is refused, and told. What
+a study asks about is never narrowed or fixed: that is the answer to its question, and up to its reader, until one
+of its trials is adopted.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from playbook_jax.analysis import hyperparameters, numerals
+from playbook_jax.analysis import decisions, hyperparameters, numerals
 from playbook_jax.analysis.findings import ACT, LOOK, Finding, to_do
 from playbook_jax.analysis.proposals import (
     ADD,
@@ -68,9 +67,11 @@ class Draft:
       seed: of the points.
       trials_note: why it is another number than before, or empty.
       changes: what is changed.
+      kept: bounds that are held against other findings.
       optional: what only a reader can decide: proposals that are not sure.
       refused: what is not changed although a finding would.
       left: findings that ask for something of which no proposal speaks.
+      taken: by name, what is decided of a hyperparameter, optional changes among it.
     """
 
     roles: dict[str, dict[str, Any]]
@@ -81,10 +82,11 @@ class Draft:
     algorithm_note: str = ""
     trials_note: str = ""
     changes: list[Change] = dataclasses.field(default_factory=list)
+    kept: list[Change] = dataclasses.field(default_factory=list)
     optional: list[Change] = dataclasses.field(default_factory=list)
     refused: list[Change] = dataclasses.field(default_factory=list)
     left: list[Finding] = dataclasses.field(default_factory=list)
-    taken: dict[tuple[str, str], Finding] = dataclasses.field(default_factory=dict)
+    taken: dict[str, list[Change]] = dataclasses.field(default_factory=dict)
 
     def role(self, name: str) -> str:
         """Returns the role of a hyperparameter; empty where it has none."""
@@ -93,7 +95,7 @@ class Draft:
 
 
 def draft(study: Study, found: list[Finding]) -> Draft:
-    """Returns the study with every change that a finding is sure of, in the order told above."""
+    """Returns the study with every change that a finding is sure of, in the order of `decisions`."""
     spec = study.specification
     made = Draft(
         roles={
@@ -109,17 +111,17 @@ def draft(study: Study, found: list[Finding]) -> Draft:
         num_trials=_whole(spec.get("num_trials")) or len(study.trials) or 1,
         seed=(_whole(spec.get("seed")) or 0) + 1,
     )
-    pressing = [f for f in to_do(found) if f.verdict in (ACT, LOOK)]
-    others = [f for f in found if f not in pressing]
-    for finding in [*pressing, *others]:
-        for proposal in finding.proposals:
-            _consider(made, study, finding, proposal)
-    made.left = [f for f in pressing if not f.proposals]
-    decided = {name for name, _ in made.taken}
-    made.optional = [c for c in made.optional if c.proposal.name not in decided]
+    for finding, proposal in decisions.wishes(found):
+        _consider(made, study, finding, proposal)
+    made.left = [f for f in to_do(found) if f.verdict in (ACT, LOOK) and not f.proposals]
     _settle_algorithm(made)
     _settle_trials(made)
     return made
+
+
+def decided(study: Study, found: list[Finding]) -> tuple[decisions.Decision, ...]:
+    """Returns what the findings come to, one decision a hyperparameter."""
+    return decisions.table(draft(study, found), found)
 
 
 def _whole(value: Any) -> int | None:
@@ -127,33 +129,31 @@ def _whole(value: Any) -> int | None:
 
 
 def _consider(made: Draft, study: Study, finding: Finding, proposal: Proposal) -> None:
-    key = (proposal.name, proposal.side)
+    taken = made.taken.setdefault(proposal.name, [])
     text = _describe(made, study, proposal)
+    if any(decisions.same(change.proposal, proposal) for change in taken):
+        return  # two findings want the same
     try:
-        if key in made.taken and any(_same(change.proposal, proposal) for change in made.changes):
-            return  # two findings want the same
-        if key in made.taken and made.taken[key] is not finding:
-            raise _RefusedError(f"decided already by “{made.taken[key].answer}”")
+        others = [change for change in taken if change.finding is not finding]
+        if not decisions.agrees([change.proposal for change in others], proposal):
+            raise _RefusedError(f"decided already by “{others[0].finding.answer}”")
         role, after = _after(made, proposal)
     except _RefusedError as error:
         made.refused.append(Change(proposal, finding, text, refused=str(error)))
         return
     change = Change(proposal, finding, text, role, after)
+    taken.append(change)
+    if proposal.kind == KEEP:
+        made.kept.append(change)
+        return
     if not proposal.sure:
         made.optional.append(change)
-        return
-    made.taken[key] = finding
-    if proposal.kind == KEEP:
         return
     for names in (*made.roles.values(), made.fixed):
         if proposal.name in names and names is not _members(made, role):
             del names[proposal.name]
     _members(made, role)[proposal.name] = after
     made.changes.append(change)
-
-
-def _same(one: Proposal, other: Proposal) -> bool:
-    return dataclasses.replace(one, sure=True) == dataclasses.replace(other, sure=True)
 
 
 def _members(made: Draft, role: str) -> dict[str, Any]:

@@ -185,8 +185,8 @@ def _docstring(study: Study, made: Draft) -> list[str]:
     told = (
         f"Written with the report by playbook_jax {__version__} after {ended} of "
         f"{numerals.plural(len(study.trials), 'trial')}, and written anew with every report: copy it "
-        "before you change it. Where two findings want different things, the one that presses more has "
-        "its way: act before look, and of these the one that comes first in the report."
+        "before you change it. Of each hyperparameter there is one decision: where two findings want "
+        "different things, what leaves out failures comes first, then act before look."
     )
     lines = [
         f"The study after {study.name}, with what its findings change.",

@@ -29,6 +29,7 @@ class Proposal:
         space of what is added, as a study config has it; the value that is set. None for KEEP.
       side: of the bound, "low" or "high"; empty for what has none.
       sure: whether to make the change without asking. What is not sure is only shown.
+      first: whether it comes before all other wishes: it leaves out where training fails, on strong evidence.
     """
 
     kind: str
@@ -36,3 +37,4 @@ class Proposal:
     value: Any = None
     side: str = ""
     sure: bool = True
+    first: bool = False

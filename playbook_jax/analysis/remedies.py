@@ -23,6 +23,9 @@ WARMUP_PARTS = (0.001, 0.1)
 CLIP_PERCENTILES, CLIP_BEYOND = (50, 90), 1.5
 # What trains with a remedy is seen only if the search goes some way beyond the edge: at least half a decade,
 # and at most the decade with which the playbook begins. Beyond, too many trials would still fail.
+# Rates that clipping made smaller are looked for below the low bound only if the best few lie in its half
+# of the axis, and the lowest tenth of the trials trains.
+LOW_HALF, LOWEST = 0.5, 10
 BEYOND_EDGE = (math.sqrt(10), 10.0)
 
 
@@ -105,9 +108,29 @@ def clip_less(study: Study, trial: Trial) -> tuple[Proposal, ...]:
                 proposals.append(Proposal(NARROW, h.name, low, LOW))
     smaller = min(1.0, float(threshold) / low)
     for h in study.varying(RATE):
-        if isinstance(h.space, Range) and h.space.scale == "log" and smaller < 1:
+        if (
+            isinstance(h.space, Range)
+            and h.space.scale == "log"
+            and smaller < 1
+            and _trains(study, h)
+        ):
             proposals.append(Proposal(EXTEND, h.name, float(f"{h.space.low * smaller:.2g}"), LOW))
     return tuple(proposals)
+
+
+def _trains(study: Study, h: Hyperparameter) -> bool:
+    """Says whether the best few lie near the low bound, and the lowest values train: then lower ones may.
+
+    Else lower ones would be looked for where nothing learns.
+    """
+    lowest = sorted(
+        (u, t.failed)
+        for t in (*study.learned, *study.failures)
+        if not math.isnan(u := h.unit(t.parameters.get(h.name)))
+    )[: max(3, len(study.trials) // LOWEST)]
+    places = [h.unit(t.parameters.get(h.name)) for t in study.contenders if h.name in t.parameters]
+    near = bool(places) and statistics.median(places) <= LOW_HALF
+    return near and not any(failed for _, failed in lowest)
 
 
 def _where(added: Proposal, rate: Hyperparameter) -> Proposal:

@@ -1,7 +1,16 @@
 """The sections of a report: the question, the answer so far, findings, figures."""
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import numerals, page, summary, svg, tables
+from playbook_jax.analysis import (
+    decisions,
+    failed,
+    next_draft,
+    numerals,
+    page,
+    summary,
+    svg,
+    tables,
+)
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, to_do
 from playbook_jax.analysis.markup import escape, items, prose, tag, trial
@@ -60,13 +69,15 @@ def _best(study: Study) -> str:
         f"a {metric} of <strong>{value(best)}</strong> at step {numerals.count(best.best_step)} "
         f"of {numerals.count(best.step)}."
     )
+    if not study.learned:
+        return (
+            f"No trial that is complete has trained; the least bad one, trial {trial(best.number)}, reached "
+            f"{reached}"
+        )
     if len(study.ranked) == 1:
         return f"The only complete trial, trial {trial(best.number)}, reached {reached}"
-    best_is = (
-        f"The best of {numerals.count(len(study.ranked))} complete trials is trial "
-        f"{trial(best.number)}, with {reached}"
-    )
-    even = [t for t in study.ranked[1:] if t.objective == best.objective]
+    best_is = f"The best of {_trained(study)} is trial {trial(best.number)}, with {reached}"
+    even = [t for t in study.learned[1:] if t.objective == best.objective]
     if even:
         numbers = numerals.some([trial(t.number) for t in even], 4)
         one = len(even) == 1
@@ -76,6 +87,14 @@ def _best(study: Study) -> str:
         )
     runners = [f"{value(t)} (trial {trial(t.number)})" for t in study.leaders[1:]]
     return f"{best_is} Next came {numerals.join(runners)}."
+
+
+def _trained(study: Study) -> str:
+    """Returns "33 trials that trained", or "60 complete trials" where all of these did."""
+    number = numerals.count(len(study.learned))
+    if len(study.learned) < len(study.ranked):
+        return f"{number} trials that trained"
+    return f"{number} complete trials"
 
 
 def _baseline(study: Study) -> str:
@@ -106,17 +125,19 @@ def _values(study: Study) -> str:
 
 
 def counts(study: Study) -> str:
-    """Returns how the trials ended, as a bar and in words."""
-    numbers = {name: len(study.of_state(name)) for name in STATES}
-    shown = {name: number for name, number in numbers.items() if number}
+    """Returns how the trials ended, as a bar and in words; what failed to train is one thing."""
+    shown, words = failed.counts(study.trials), {}
     shown = {name: shown[name] for name in _ordered(shown)}
+    if failed.word(study.failures) != "infeasible":
+        words[trial_lib.INFEASIBLE] = "failed to train"
     bar = "".join(
         tag("i", "", class_=f"s-{name}", style=f"flex:{number}") for name, number in shown.items()
     )
-    words = [
-        f'<i class="s-{name}"></i><b>{number}</b> {name.lower()}' for name, number in shown.items()
+    told = [
+        f'<i class="s-{name}"></i><b>{number}</b> {words.get(name, name.lower())}'
+        for name, number in shown.items()
     ]
-    return tag("div", bar, class_="bar", aria_hidden="true") + items("ul", words, class_="counts")
+    return tag("div", bar, class_="bar", aria_hidden="true") + items("ul", told, class_="counts")
 
 
 def _ordered(names: dict[str, int]) -> list[str]:
@@ -127,11 +148,7 @@ def _ordered(names: dict[str, int]) -> list[str]:
 
 
 def _next(study: Study, findings: list[Finding]) -> str:
-    todo = [
-        f'<a href="#finding-{findings.index(f)}">{prose(f.action)}</a>'
-        f"<span>{prose(f.answer)}</span>"
-        for f in to_do(findings)
-    ]
+    todo = _decided(study, findings)
     if study.unfinished:
         number = numerals.plural(len(study.unfinished), "trial")
         todo.insert(0, f'<a href="#commands">Let the study go on: {number} to go.</a>')
@@ -149,6 +166,34 @@ def _next(study: Study, findings: list[Finding]) -> str:
         "choose the goal of the next study."
     )
     return page.what_next(todo, tag("p", escape(text)))
+
+
+def _decided(study: Study, findings: list[Finding]) -> list[str]:
+    """Returns what to do: one line a hyperparameter that is decided, and what findings ask for beside that.
+
+    The pressing ones first; what is only offered comes last.
+    """
+    table = [] if study.is_replicates else next_draft.decided(study, findings)
+    lines, told = [], set()
+    for finding in [*to_do(findings), *findings]:
+        place = findings.index(finding)
+        mine = [d for d in table if place in d.findings]
+        for decision in mine:
+            if decision.name not in told and decision.kind != decisions.LEAVE and decision.sure:
+                told.add(decision.name)
+                lines.append(_line(place, f"{decision.text}.", " ".join(decision.reasons)))
+        if not mine and finding.action and finding in to_do(findings) and place not in told:
+            told.add(place)
+            lines.append(_line(place, finding.action, finding.answer))
+    for decision in table:
+        if not decision.sure and decision.findings:
+            text = f"Perhaps {decision.text[0].lower()}{decision.text[1:]}."
+            lines.append(_line(decision.findings[0], text, " ".join(decision.reasons)))
+    return lines
+
+
+def _line(place: int, text: str, reason: str) -> str:
+    return f'<a href="#finding-{place}">{prose(text)}</a><span>{prose(reason)}</span>'
 
 
 def findings_section(findings: list[Finding], groups: list[Group]) -> str:
@@ -231,11 +276,12 @@ def figure(shown: Figure) -> str:
 
 def _legend(study: Study, keys: tuple[str, ...]) -> str:
     present = {
-        "complete": len(study.ranked) > len(study.leaders),
+        "complete": len(study.learned) > len(study.leaders),
         "isolated": bool(study.learned),
         "baseline": study.baseline in study.ranked,
         "others": any(t.evaluations for t in study.trials if t not in study.leaders),
         "infeasible": bool(study.of_state(trial_lib.INFEASIBLE)),
+        "hollow": any(t.state != trial_lib.INFEASIBLE for t in study.failures),
     }
     symbols = {
         "complete": ('<circle class="dot" cx="10" cy="7" r="4.2"/>', "complete"),
@@ -244,6 +290,10 @@ def _legend(study: Study, keys: tuple[str, ...]) -> str:
             "the best of a value",
         ),
         "infeasible": ('<path class="x" d="M6.4 3.4l7.2 7.2m0-7.2-7.2 7.2"/>', "infeasible"),
+        "hollow": (
+            svg.mark("hollow", 10, 7, None, "x hollow"),
+            "failed to train without diverging",
+        ),
         "baseline": ('<path class="baseline" d="M5.5 2.5h9v9h-9z"/>', "baseline"),
         "others": ('<path class="curve" d="M1 9c6-6 12 1 18-4"/>', "the other trials"),
     }

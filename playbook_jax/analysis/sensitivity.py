@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from playbook_jax.analysis import crowding
+from playbook_jax.analysis import crowding, gains
 from playbook_jax.analysis.hyperparameters import Hyperparameter, units
 from playbook_jax.analysis.study import Study
 from playbook_jax.analysis.thresholds import Threshold
@@ -40,22 +40,6 @@ CHANCE = Threshold(
     1,
     "how often anything may be said to matter that does not: half of it for the hyperparameters "
     "in each of three ways of looking, half for the pairs; by simulation that comes to 4 %",
-)
-NOISE_CHANCE = Threshold(
-    "sensitivity.noise_chance",
-    0.2,
-    0,
-    1,
-    "and for what is within noise: it does not stand out at all, and without it unseen trials are "
-    "predicted no worse",
-)
-WITHIN = Threshold(
-    "sensitivity.within",
-    2.0,
-    0,
-    100,
-    "where the retrain noise is known, a hyperparameter is within it that changes the objective "
-    "over its range by no more than so many of its standard deviations",
 )
 # A part of an axis is good where the fit is within a tenth of what it varies from its lowest, and a tenth
 # of the axis more on both sides: the fit is no better known than that.
@@ -73,7 +57,9 @@ class Effect:
       share: of the variation between trials, from 0 to 1.
       chance: how probable it is that noise explains as much.
       matters: whether it does, by CHANCE.
-      noise: whether it is within noise: of retraining where that is known, else of the fit.
+      noise: whether it is within noise: fixed as in the best trial it loses less than is worth having, by
+        an upper bound, see `gains`.
+      lost: that bound, in standard deviations.
       size: by how much it changes the objective over the places that were tried, for trials that are neither
         good nor bad, in the objective's units; for one of a pair, and for a pair, None.
       best: where on its axis the fit is best, from 0 to 1; None for names and pairs, and where that
@@ -89,6 +75,7 @@ class Effect:
     size: float | None = None
     best: float | None = None
     good: tuple[float, float] | None = None
+    lost: float = math.inf
 
     @property
     def label(self) -> str:
@@ -150,7 +137,8 @@ def analyze(study: Study) -> Sensitivity | None:
     mean_left_out = float(scores @ scores) * (len(scores) / (len(scores) - 1)) ** 2
     quality = 1 - whole.left_out / mean_left_out
     views = _Views(study, axes, columns, pairs, whole, whole.chance <= level and quality > 0)
-    effects = [_effect(views, h, h.name in hinted) for h in axes]
+    surface = gains.Surface(study, axes)
+    effects = [_effect(views, h, h.name in hinted, surface) for h in axes]
     joint = [_pair(views, pair) for pair in pairs if views.told]
     return Sensitivity(
         tuple(sorted(effects, key=lambda effect: -effect.share)),
@@ -298,10 +286,23 @@ class _Views:
         return float(np.ptp(fitted) * spread[0] / max(spread[1], 1e-12))
 
 
-def _effect(views: _Views, h: Hyperparameter, hinted: bool) -> Effect:
+def chances(columns: Mapping[str, np.ndarray], scores: np.ndarray) -> dict[str, float]:
+    """Returns for blocks of columns how probable it is that noise explains as much as each does.
+
+    Beside the others or alone, whichever stands out more.
+    """
+    whole = _Fit(list(columns.values()), scores)
+    found = {}
+    for name, block in columns.items():
+        beside = _lost(whole, [c for other, c in columns.items() if other != name])[1]
+        found[name] = min(beside if whole.freedom >= FREEDOM else 1.0, _Fit([block], scores).chance)
+    return found
+
+
+def _effect(views: _Views, h: Hyperparameter, hinted: bool, surface: gains.Surface) -> Effect:
     """Returns what one of the hyperparameters explains."""
     study, columns = views.study, views.columns[h.name]
-    share, odds, without = views.beside(h.name)
+    share, odds, _ = views.beside(h.name)
     alone = _Fit([columns], views.whole.scores)
     in_pair = views.told and any(h.name in pair for pair in views.pairs)
     least = min(alone.chance, views.straight_chance(h.name), odds if views.told else 1.0)
@@ -310,14 +311,13 @@ def _effect(views: _Views, h: Hyperparameter, hinted: bool) -> Effect:
     if not views.told or (matters and odds > least and share < alone.share):
         weights, share = alone.weights[0], alone.share
     size = None if in_pair else views.size(columns @ weights)
-    if size is not None and study.retrain is not None:
-        noise = size <= WITHIN.of(study) * study.retrain.sd
-    else:
-        quiet = least > NOISE_CHANCE.of(study) and without.left_out <= views.whole.left_out
-        noise = not matters and not hinted and quiet
+    lost = surface.most_lost(h, study.best.parameters.get(h.name))
+    # Where the retrain noise is known, what stands out may still be within it.
+    quiet = not in_pair and not hinted and (not matters or study.retrain is not None)
+    noise = quiet and lost <= gains.WORTH.of(study)
     places = units(h, [t.parameters.get(h.name) for t in study.learned])
     best, good = _best(weights, places) if h.ordered and not in_pair else (None, None)
-    return Effect((h,), share, least, matters, noise, size, best, good)
+    return Effect((h,), share, least, matters, noise, size, best, good, lost)
 
 
 def _pair(views: _Views, pair: Names) -> Effect:
@@ -338,11 +338,12 @@ def _lost(whole: _Fit, kept: list[np.ndarray]) -> tuple[float, float, _Fit]:
 
 
 def _best(weights: np.ndarray, tried: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Returns where a parabola is lowest, between the places that were tried, and the good part around."""
-    places = np.linspace(np.nanmin(tried), np.nanmax(tried), 101)
+    """Returns where a parabola is lowest, and the good part around: neither beyond a trial that trained."""
+    first, last = float(np.nanmin(tried)), float(np.nanmax(tried))
+    places = np.linspace(first, last, 101)
     curve = crowding.parabola(places) @ weights
     good = places[curve <= curve.min() + GOOD * np.ptp(curve)]
-    ends = max(0.0, float(good[0]) - MARGIN), min(1.0, float(good[-1]) + MARGIN)
+    ends = max(first, float(good[0]) - MARGIN), min(last, float(good[-1]) + MARGIN)
     return float(places[np.argmin(curve)]), ends
 
 

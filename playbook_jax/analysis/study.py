@@ -17,6 +17,7 @@ from etils import epath
 
 from playbook_jax import stored_format, trial as trial_lib
 from playbook_jax.analysis import (
+    failed,
     hyperparameters,
     numerals,
     retrain_noise,
@@ -26,7 +27,6 @@ from playbook_jax.analysis import (
 from playbook_jax.analysis.hyperparameters import Hyperparameter
 from playbook_jax.analysis.retrain_noise import RetrainNoise
 from playbook_jax.analysis.step_records import StepRecords
-from playbook_jax.analysis.thresholds import Threshold
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import conditions, reparameterized, stored as stored_lib
 from playbook_jax.studies.stored import UNREADABLE
@@ -35,14 +35,6 @@ from playbook_jax.studies.stored import UNREADABLE
 MISSING = "MISSING"
 STATES = (*trial_lib.STATES, MISSING, UNREADABLE)
 ROLES = ("scientific", "nuisance")
-UNLEARNED = Threshold(
-    "study.unlearned",
-    0.9,
-    0,
-    1,
-    "a training loss that ends above this part of where it began shows nothing learned, or all "
-    "lost again: a result as bad as that of a trial that the contract calls infeasible",
-)
 LEADERS = 3  # "the best few": as many as the playbook's figures star
 
 
@@ -59,6 +51,7 @@ class Trial:
       best_step: where its objective was best, or None.
       objective: the best value of the study's metric, or None; a number for COMPLETE trials only.
       unlearned: whether it is COMPLETE with a training loss that ended about where it began.
+      outlying: whether it is COMPLETE with an objective far outside those of the others.
       evaluations: every metric, and `step`, as arrays of one length, thinned; NaN where not finite.
       records: what was recorded at each step; every single one only of the best few.
       timing: what `clock.totals` says of the run, where it was measured.
@@ -73,10 +66,16 @@ class Trial:
     best_step: int | None = None
     objective: float | None = None
     unlearned: bool = False
+    outlying: bool = False
     evaluations: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     records: StepRecords = dataclasses.field(default_factory=StepRecords)
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
     model_size: int | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed to train, in whatever way: see `failed`."""
+        return failed.to_train(self.state, self.unlearned, self.outlying)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,11 +149,10 @@ class Study:
 
     @functools.cached_property
     def ranked(self) -> list[Trial]:
-        """The COMPLETE trials, the best first, the earlier first on a tie."""
+        """The COMPLETE trials, the best first, the earlier first on a tie; what failed to train at the end."""
         sign = -1 if self.maximize else 1
-        return sorted(
-            self.of_state(trial_lib.COMPLETE), key=lambda t: (sign * t.objective, t.number)
-        )
+        complete = self.of_state(trial_lib.COMPLETE)
+        return sorted(complete, key=lambda t: (t.failed, sign * t.objective, t.number))
 
     @functools.cached_property
     def group(self) -> "Study | None":
@@ -202,13 +200,13 @@ class Study:
 
     @property
     def failures(self) -> list[Trial]:
-        """The trials that training itself made fail: INFEASIBLE, or unlearned."""
-        return [t for t in self.trials if t.state == trial_lib.INFEASIBLE or t.unlearned]
+        """The trials that failed to train: INFEASIBLE, unlearned, or far outside the others."""
+        return [t for t in self.trials if t.failed]
 
     @property
     def learned(self) -> list[Trial]:
-        """The COMPLETE trials that learned something, the best first."""
-        return [trial for trial in self.ranked if not trial.unlearned]
+        """The COMPLETE trials that trained, the best first."""
+        return [trial for trial in self.ranked if not trial.failed]
 
     @property
     def leaders(self) -> list[Trial]:
@@ -217,8 +215,8 @@ class Study:
 
     @property
     def contenders(self) -> list[Trial]:
-        """Those of the best few that learned something; the best few as they are where no trial did."""
-        return [t for t in self.leaders if not t.unlearned] or self.leaders
+        """Those of the best few that trained; the best few as they are where no trial did."""
+        return [t for t in self.leaders if not t.failed] or self.leaders
 
     @property
     def best(self) -> Trial | None:
@@ -276,8 +274,10 @@ def load(
             "restore it, or run the study in another --workdir"
         ) from error
     table = _read_table(directory / "study.csv")
-    unlearned = set_.get(UNLEARNED.name, UNLEARNED.default)
+    unlearned = set_.get(failed.UNLEARNED.name, failed.UNLEARNED.default)
     trials = [_load_trial(directory, number, values, table, unlearned) for number, values in rows]
+    objective = specification["objective"]
+    trials = failed.mark(trials, objective["metric"], objective["mode"] == "max", set_)
     study = Study(directory, specification, varying, tuple(trials), set_, analysis_config)
     if study.is_replicates:
         study = dataclasses.replace(study, hyperparameters=())
@@ -339,8 +339,8 @@ def _load_trial(
         return Trial(number, parameters, UNREADABLE, f"status.json {problem}")
     complete = status["state"] == trial_lib.COMPLETE
     summary = trial_lib.Trial(path, {}, status).summary
-    unlearned = complete and _unlearned(summary, unlearned_from)
-    reason = "the training loss ended about where it began" if unlearned else ""
+    unlearned = complete and failed.unlearned(summary, unlearned_from)
+    reason = failed.REASONS["unlearned"] if unlearned else ""
     return Trial(
         number,
         parameters,
@@ -350,25 +350,16 @@ def _load_trial(
         status["best_step"] if complete else None,
         float(status["objective"]) if complete else None,
         unlearned,
-        _evaluations(summary),
-        step_records.parse(summary),
-        step_records.timing(path),
-        _model_size(summary),
+        evaluations=_evaluations(summary),
+        records=step_records.parse(summary),
+        timing=step_records.timing(path),
+        model_size=_model_size(summary),
     )
 
 
 def _model_size(summary: Any) -> int | None:
     size = summary.get("parameters") if isinstance(summary, dict) else None
     return size if isinstance(size, int) and size > 0 else None
-
-
-def _unlearned(summary: Any, part: float) -> bool:
-    """Says whether the training loss ended about where it began, as far as the summary tells."""
-    try:
-        first, last = summary["initial_loss"], summary["curves"]["loss"][-1]
-        return bool(first > 0 and last >= part * first)
-    except (LookupError, TypeError):
-        return False
 
 
 def _evaluations(summary: Any) -> dict[str, np.ndarray]:

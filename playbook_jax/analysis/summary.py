@@ -2,7 +2,14 @@
 
 import textwrap
 
-from playbook_jax.analysis import commands, findings as findings_lib, next_draft, numerals
+from playbook_jax import trial as trial_lib
+from playbook_jax.analysis import (
+    commands,
+    failed,
+    findings as findings_lib,
+    next_draft,
+    numerals,
+)
 from playbook_jax.analysis.findings import Finding
 from playbook_jax.analysis.study import STATES, Study
 
@@ -15,8 +22,11 @@ def text(study: Study, findings: list[Finding], width: int = 100) -> str:
       findings: what was found.
       width: of a line, in characters.
     """
-    counts = {name.lower(): len(study.of_state(name)) for name in STATES}
-    states = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    counts, infeasible = failed.counts(study.trials), len(study.of_state(trial_lib.INFEASIBLE))
+    words = {name: name.lower() for name in STATES}
+    if failed.word(study.failures) != "infeasible":
+        words[trial_lib.INFEASIBLE] = f"failed to train ({infeasible} infeasible)"
+    states = ", ".join(f"{counts[name]} {words[name]}" for name in STATES if counts.get(name))
     lines = [f"{study.name}: {numerals.plural(len(study.trials), 'trial')}, {states or 'none'}"]
     if study.best is not None:
         best = study.best

@@ -29,6 +29,7 @@ _MEMBERS = [
 ]
 
 _SHAPES = {
+    "hollow": "m-4-2.4l1.6-1.6 2.4 2.4 2.4-2.4 1.6 1.6-2.4 2.4 2.4 2.4-1.6 1.6-2.4-2.4-2.4 2.4-1.6-1.6 2.4-2.4z",
     "cross": "m-3.6-3.6 7.2 7.2m0-7.2-7.2 7.2",
     "up": "m0-5 4.4 8h-8.8z",
     "down": "m0 5 4.4-8h-8.8z",
@@ -77,10 +78,11 @@ def dot(x: float, y: float, radius: float, trial: int, class_: str | None = None
     return element("circle", class_=class_, cx=float(x), cy=float(y), r=float(radius), data_t=trial)
 
 
-def mark(kind: str, x: float, y: float, trial: int, class_: str) -> str:
-    """Returns a trial's "cross", "square", or a triangle that points "up" or "down"."""
+def mark(kind: str, x: float, y: float, trial: int | None, class_: str) -> str:
+    """Returns a trial's "cross", "hollow" cross, "square", or a triangle that points "up" or "down"; None for a legend."""
     path = f"M{coordinate(x)} {coordinate(y)}{_SHAPES[kind]}"
-    return element("path", class_=class_, d=path, data_t=trial, data_x=float(x), data_y=float(y))
+    places = {} if trial is None else {"data_t": trial, "data_x": float(x), "data_y": float(y)}
+    return element("path", class_=class_, d=path, **places)
 
 
 def star(x: float, y: float, class_: str, size: float = 9.5, trial: int | None = None) -> str:

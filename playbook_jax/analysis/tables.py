@@ -37,7 +37,7 @@ def _trial(study: Study, trial: Trial, class_: str | None, reasons: bool) -> str
     best_step = "" if trial.best_step is None else numerals.count(trial.best_step)
     cells = [
         tag("td", _number(study, trial), class_="n"),
-        tag("td", state(trial.state), class_="keep"),
+        tag("td", _state(trial), class_="keep"),
         tag("td", objective, class_="n"),
         tag("td", best_step, class_="n"),
         tag("td", numerals.count(trial.step) if trial.step else "", class_="n"),
@@ -53,6 +53,13 @@ def _trial(study: Study, trial: Trial, class_: str | None, reasons: bool) -> str
 
 def _number(study: Study, trial: Trial) -> str:
     return f"baseline {trial.number}" if trial is study.baseline else str(groups.number(trial))
+
+
+def _state(trial: Trial) -> str:
+    """Returns how a trial ended; one that failed to train does not look complete."""
+    if trial.failed and trial.state == trial_lib.COMPLETE:
+        return f'<i class="s-{trial_lib.INFEASIBLE}"></i>failed to train'
+    return state(trial.state)
 
 
 def state(name: str) -> str:

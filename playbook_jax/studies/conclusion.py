@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from playbook_jax.studies.directory import Status, StudyDirectory, Trials
 from playbook_jax.studies.specification import Specification
 
 REPORT_MODULE = "playbook_jax.analysis.report"
+FAILED_MODULE = "playbook_jax.analysis.failed"
 INDEX_MODULE = "playbook_jax.analysis.index"
 _SHOWN_FAILURES = 3
 
@@ -59,8 +60,13 @@ def sum_up(
       Whether the report could be written.
     """
     study.write_table(trials, statuses)
-    _print_counts(specification.name, statuses)
-    best = directory.best(statuses, specification.objective["mode"])
+    directories = {number: study.trial_directory(number) for number in statuses}
+    # What failed to train is one thing here and in the report.
+    failures = importlib.import_module(FAILED_MODULE).numbers(
+        directories, statuses, specification.objective
+    )
+    _print_counts(specification.name, statuses, failures)
+    best = directory.best(statuses, specification.objective["mode"], failures)
     script = Path(command[0])
     path = study.path if study.path.name.strip(".") else study.path.resolve()
     train_command = [
@@ -129,10 +135,12 @@ def write_ledger(path: Path) -> None:
         print(f"warning: {error}", file=sys.stderr)
 
 
-def _print_counts(name: str, statuses: Mapping[int, Status]) -> None:
+def _print_counts(name: str, statuses: Mapping[int, Status], failures: Collection[int]) -> None:
     states = [status["state"] for status in statuses.values()]
     counts = ", ".join(f"{states.count(s)} {s}" for s in trial_lib.FINISHED if s in states)
-    print(f"{name}: {len(states)} trials, {counts}")
+    told = len(failures) > states.count(trial_lib.INFEASIBLE)
+    failed_to_train = f"; {len(failures)} failed to train" if told else ""
+    print(f"{name}: {len(states)} trials, {counts}{failed_to_train}")
     failed = [trial for trial, status in statuses.items() if status["state"] == trial_lib.FAILED]
     for trial in failed[:_SHOWN_FAILURES]:
         print(f"  trial {trial} FAILED: {statuses[trial]['reason']}")

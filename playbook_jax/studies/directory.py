@@ -212,11 +212,14 @@ def cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, tuple) else csv_cells.guarded(value)
 
 
-def best(statuses: Mapping[int, Status], mode: str) -> int | None:
-    """Returns the COMPLETE trial with the best objective, the earliest on a tie, or None."""
+def best(statuses: Mapping[int, Status], mode: str, failures: Collection[int] = ()) -> int | None:
+    """Returns the COMPLETE trial with the best objective, the earliest on a tie, or None.
+
+    One of the `failures`, which did not train, is it only where no other is COMPLETE.
+    """
     sign = 1 if mode == "min" else -1
     ranked = {
-        trial: sign * status["objective"]
+        trial: (trial in failures, sign * status["objective"])
         for trial, status in sorted(statuses.items())
         if status["state"] == trial_lib.COMPLETE
     }

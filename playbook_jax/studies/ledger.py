@@ -31,7 +31,7 @@ class Entry:
       config: the path of its specification, hyperparameters of all trials included.
       notes: its question; of one that cannot be read, why not.
       trials: how many have come to their end, of how many.
-      infeasible: how many of them are INFEASIBLE.
+      infeasible: how many of them failed to train, INFEASIBLE ones among them, as the report has it.
       failed: how many of them are FAILED.
       best_validation: the objective of the best checkpoint, None while there is none.
       metric: what that is a value of.
@@ -150,7 +150,7 @@ def entry(study: Study) -> Entry:
         config=str(study.path / "study.json"),
         notes=study.problem or study.specification.get("goal", ""),
         trials=f"{study.finished}/{len(study.trials)}",
-        infeasible=study.count(trial_lib.INFEASIBLE),
+        infeasible=_infeasible(study),
         failed=study.count(trial_lib.FAILED),
         best_validation=best,
         metric=study.specification["objective"]["metric"],
@@ -158,6 +158,14 @@ def entry(study: Study) -> Entry:
         code=commit[:12] + (" with changes" if provenance.get("dirty") else ""),
         launches="; ".join(launch.text for launch in launches.read(study.path)),
     )
+
+
+def _infeasible(study: Study) -> int:
+    """Returns how many trials failed to train: by the report where there is one, else those that diverged."""
+    diverged = sum(status["state"] == trial_lib.INFEASIBLE for status in study.statuses)
+    told = trial_lib.read_json(study.path / "findings.json", {})
+    failures = told.get("failed") if isinstance(told, dict) else None
+    return max(diverged, len(failures)) if isinstance(failures, list) else diverged
 
 
 def write(root: str | Path, studies: Sequence[Study] | None = None) -> Path:

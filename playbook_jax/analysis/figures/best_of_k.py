@@ -20,7 +20,7 @@ BOXES = 13  # as many as can be told apart on a narrow screen
 
 def draw(study: Study) -> Group | None:
     """Returns the box plots, or nothing where too few trials are complete."""
-    if study.is_replicates or len(study.drawn.ranked) < enough_trials.FEWEST:
+    if study.is_replicates or len(study.drawn.learned) < enough_trials.FEWEST:
         return None
     costs, failures = enough_trials.draws(study)
     number = len(costs) + failures

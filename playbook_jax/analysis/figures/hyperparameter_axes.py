@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, chooser, numerals, objective_axis, references, svg
+from playbook_jax.analysis import axes, chooser, failed, numerals, objective_axis, references, svg
 from playbook_jax.analysis.axes import Axis
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.hyperparameters import Hyperparameter
@@ -18,8 +18,8 @@ from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.studies.search_space import Range
 
 ORDER = 10
-MANY = 60  # infeasible trials from which their crosses are drawn thinner
-STRIP = 24  # height of the strip that holds the infeasible trials
+MANY = 60  # trials that failed, from which their crosses are drawn thinner
+STRIP = 24  # height of the strip that holds the trials that failed
 JITTER = 0.56  # how much of a listed value's width its trials spread over
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -35,36 +35,36 @@ def draw(study: Study) -> Group | None:
         "Each point is a trial, at the best value it reached in training. Good search spaces have the "
         "stars away from the bounds, which are the dashed lines.",
         figures,
-        ("leaders", "complete", "baseline", "infeasible"),
+        ("leaders", "complete", "baseline", "infeasible", "hollow"),
         chooser.markup(study, _frame(study, x_axis(study.hyperparameters[0]))[0]),
     )
 
 
 def _frame(study: Study, x: Axis) -> tuple[Panel, ObjectiveAxis]:
-    """Returns the frame of a plot of the objective, with a strip for infeasible trials if there are any."""
-    values = np.array([trial.objective for trial in study.ranked])
+    """Returns the frame of a plot of the objective, with a strip for trials that failed to train if there are any."""
+    values = np.array([trial.objective for trial in study.learned])
     shown = objective_axis.objectives(study.metric, values, study.maximize)
     return with_strip(study, x, shown), shown
 
 
 def with_strip(study: Study, x: Axis, shown: ObjectiveAxis) -> Panel:
-    """Returns a frame with a strip for the infeasible trials of a study, if it has any."""
-    strip = STRIP if study.of_state(trial_lib.INFEASIBLE) else 0
+    """Returns a frame with a strip for the trials of a study that failed to train, if it has any."""
+    strip = STRIP if study.failures else 0
     above, below = (0, strip) if study.maximize else (strip, 0)
     return Panel(x, shown.axis, above=above, below=below)
 
 
 def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
-    complete, infeasible = study.ranked, study.of_state(trial_lib.INFEASIBLE)
+    complete, failures = study.learned, study.failures
     panel, shown = _frame(study, x_axis(hyperparameter))
     parts = [*bounds(panel, hyperparameter), *panel.frame()]
-    crosses = infeasible_strip(panel, study, hyperparameter, infeasible)
+    crosses = failure_strip(panel, study, hyperparameter, failures)
     if crosses:
-        class_ = "crowd" if len(infeasible) > MANY else None
+        class_ = "crowd" if len(failures) > MANY else None
         parts.append(svg.element("g", "".join(crosses), class_=class_))
     marks, beyond = _complete(panel, study, hyperparameter, complete, shown)
     if not complete:
-        parts.append(empty(panel))
+        parts.append(empty(panel, study))
     label = f"{shown.axis.label} against {hyperparameter.label}, a point a trial"
     figure_id = f"axis-{hyperparameter.name}"
     return Figure(
@@ -76,10 +76,11 @@ def _plot(study: Study, hyperparameter: Hyperparameter) -> Figure:
     )
 
 
-def empty(panel: Panel) -> str:
+def empty(panel: Panel, study: Study) -> str:
     """Returns what stands in a plot without a point."""
     middle = (panel.left + panel.end) / 2
-    return svg.text(middle, float(panel.at(0.5)), "no complete trial yet", "empty")
+    text = "no trial that trained" if study.ranked else "no complete trial yet"
+    return svg.text(middle, float(panel.at(0.5)), text, "empty")
 
 
 def describe(hyperparameter: Hyperparameter) -> str:
@@ -142,22 +143,24 @@ def bounds(panel: Panel, hyperparameter: Hyperparameter) -> list[str]:
     return parts
 
 
-def infeasible_strip(
-    panel: Panel, study: Study, hyperparameter: Hyperparameter, infeasible: list[Trial]
+def failure_strip(
+    panel: Panel, study: Study, hyperparameter: Hyperparameter, failures: list[Trial]
 ) -> list[str]:
-    """Returns the crosses in their strip at the worse end of the vertical axis."""
-    if not infeasible:
+    """Returns the crosses in their strip at the worse end, hollow where a trial did not diverge."""
+    if not failures:
         return []
     y = panel.base - STRIP / 2 if study.maximize else panel.top + STRIP / 2
     border = panel.base - STRIP if study.maximize else panel.top + STRIP
     parts = [
         svg.line(panel.left, border, panel.end, border, "bound"),
-        svg.text(panel.left - 7, y + 3.7, "infeasible", "tick end bad"),
+        svg.text(panel.left - 7, y + 3.7, failed.word(study.failures), "tick end bad"),
     ]
-    for trial in infeasible:
+    for trial in failures:
         x = x_of(hyperparameter, trial)
         if math.isfinite(x):
-            parts.append(svg.mark("cross", float(panel.across(x)), y, trial.number, "x"))
+            diverged = trial.state == trial_lib.INFEASIBLE
+            kind, class_ = ("cross", "x") if diverged else ("hollow", "x hollow")
+            parts.append(svg.mark(kind, float(panel.across(x)), y, trial.number, class_))
     return parts
 
 

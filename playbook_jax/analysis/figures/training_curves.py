@@ -28,7 +28,7 @@ def draw(study: Study) -> Group | None:
     for metrics in pairs(study.metric, study.trials):
         drawn = [trial for trial in study.trials if any(m in trial.evaluations for m in metrics)]
         # A diverging trial would stretch the axis until nothing else can be seen.
-        judged = [t for t in drawn if t.state != trial_lib.INFEASIBLE] or drawn
+        judged = [t for t in drawn if not t.failed] or drawn
         figures += plots(study, metrics, judged, drawn, _plot)
     if not figures:
         return None
@@ -97,9 +97,8 @@ def _plot(study: Study, metric: str, drawn: Sequence[Trial], panel: Panel) -> Fi
     behind, ends = [], []
     for trial in drawn:
         if trial.number not in leaders:
-            diverged = trial.state == trial_lib.INFEASIBLE
-            behind.append(curve(panel, trial, metric, points, "bad" if diverged else None))
-            if diverged and len(drawn) <= CROWD:
+            behind.append(curve(panel, trial, metric, points, "bad" if trial.failed else None))
+            if trial.state == trial_lib.INFEASIBLE and len(drawn) <= CROWD:
                 ends.append(_cross(panel, trial, metric))
     # So many curves are a texture, in which only those that are pointed at need a mark of their own.
     thin = " crowd" if len(drawn) > CROWD else " many" if len(drawn) > MANY else ""

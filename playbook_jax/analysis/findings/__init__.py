@@ -102,7 +102,12 @@ class Question:
 
 
 def check(study: Study) -> list[Finding]:
-    """Returns the findings of every check in this package, in their order."""
+    """Returns the findings of every check in this package, in their order.
+
+    What was decided otherwise, see `decisions`, none of them asks for.
+    """
+    from playbook_jax.analysis import decisions  # it needs to know what a finding is
+
     modules = [
         importlib.import_module(f"{__name__}.{module.name}")
         for module in pkgutil.iter_modules(__path__)
@@ -113,7 +118,7 @@ def check(study: Study) -> list[Finding]:
         of_failures = getattr(module, "OF_FAILURES", False)
         told = module.check(study)
         found += told if of_failures or study.learned or not study.ranked else map(_unlearned, told)
-    return found
+    return decisions.worded(study, found)
 
 
 def _unlearned(finding: Finding) -> Finding:

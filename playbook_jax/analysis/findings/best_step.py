@@ -15,6 +15,7 @@ from playbook_jax.analysis.findings import (
     Question,
     boundary,
     training_fit,
+    works,
 )
 from playbook_jax.analysis.proposals import SET, Proposal
 from playbook_jax.analysis.study import Study, Trial
@@ -124,8 +125,8 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
         if all(gain <= NOISES.of(study) * noise for _, gain, noise in gains):
             text = "The best steps are late, but the last quarter gains no more than evaluations scatter."
             return _finding(study, FINE, text, evidence)
-    longer = round_up(2 * max(trial.step for trial in trials))
-    steps = numerals.count(longer)
+    more = round_up(2 * max(trial.step for trial in trials))
+    steps = numerals.count(more)
     if all(decays_to_zero(study, trial) for trial in trials):
         short = _too_short(study, trials)
         if short and _rates_are_off(study):
@@ -140,8 +141,10 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
                 "The best steps are late, and the training set is far from fit where validation is hardly "
                 "harder: training is too short, or the model too small."
             )
-            action = f"Try {steps} training steps, the decay stretched to that length."
-            return _finding(study, LOOK, text, [*evidence, short], action, propose(study, longer))
+            action = (
+                f"Try {steps} training steps, the decay stretched to that length{_once(study)}."
+            )
+            return _finding(study, LOOK, text, [*evidence, short], action, longer(study, more))
         text = (
             "The best steps are late, as they are under a schedule that decays to zero, whatever the "
             "length: this alone does not show that longer training helps."
@@ -151,8 +154,16 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
         )
         return _finding(study, CANNOT_TELL, text, evidence, action)
     text = "The best step is consistently in the last quarter of the run."
-    action = f"Try {steps} training steps, and tune the decay of the learning rate anew."
-    return _finding(study, LOOK, text, evidence, action, propose(study, longer))
+    action = (
+        f"Try {steps} training steps, and tune the decay of the learning rate anew{_once(study)}."
+    )
+    return _finding(study, LOOK, text, evidence, action, longer(study, more))
+
+
+def _once(study: Study) -> str:
+    """Returns from when on to train longer, where it is too early."""
+    why = untuned(study)
+    return f", but not before the learning rate is tuned: {why}" if why else ""
 
 
 def _too_short(study: Study, trials: list[Trial]) -> str:
@@ -180,6 +191,23 @@ def _rates_are_off(study: Study) -> bool:
     """
     crowded = [f for f in boundary.check(study) if f.verdict in (ACT, LOOK)]
     return any(conditions.path(p.name) == remedies.RATE for f in crowded for p in f.proposals)
+
+
+def untuned(study: Study) -> str:
+    """Returns why it is too early to train longer, as a clause; empty once the learning rate is tuned.
+
+    That is where most trials train and the best crowd no bound of a learning rate: longer runs cost twice as
+    much, and what a bad learning rate spoils they do not mend.
+    """
+    ended = len(study.failures) + len(study.learned)
+    if len(study.learned) < works.LEAST.of(study) * ended:
+        return f"only {numerals.share(len(study.learned), ended)} trials train"
+    return "the best trials crowd a bound of the learning rate" if _rates_are_off(study) else ""
+
+
+def longer(study: Study, steps: int) -> tuple[Proposal, ...]:
+    """Returns more steps: done without asking once the learning rate is tuned, see `untuned`."""
+    return propose(study, steps, sure=not untuned(study))
 
 
 def propose(study: Study, steps: int, sure: bool = True) -> tuple[Proposal, ...]:

@@ -58,8 +58,10 @@ def check(study: Study) -> list[Finding]:
     at = known[0].records.percentiles.get(PERCENTILE)
     if at is not None:
         action += f", {numerals.number(at, 2)}"
-    verdict = ACT if best else LOOK
-    proposals = remedies.clip_less(study, above[0]) if best else ()
+    # One of the best few may be clipped so by luck: it takes most of them.
+    most = best and 2 * len(above) > len(leaders)
+    verdict = ACT if most else LOOK
+    proposals = remedies.clip_less(study, above[0]) if most else ()
     numbers = tuple(t.number for t in above)
     return [_finding(verdict, text, evidence, f"{action}.", numbers, proposals)]
 

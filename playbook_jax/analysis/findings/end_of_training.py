@@ -159,7 +159,7 @@ def _still_improving(study: Study, evidence: list[str], trials: tuple[int, ...])
         if already
         else "Train longer if you can afford it (max_train_steps), or let the learning rate decay.",
         trials,
-        () if already else best_step.propose(study, longer),
+        () if already else best_step.longer(study, longer),
     )
 
 

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import best_of, curve_shapes, curves, numerals
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.study import Study
@@ -55,14 +54,14 @@ def check(study: Study) -> list[Finding]:
             _finding(FINE, "All trials are runs of one configuration: there is no space to sample.")
         ]
     whole, study = study, study.drawn
-    number = len(study.ranked)
+    number = len(study.learned)
     if number < FEWEST:
         text = f"{numerals.plural(number, 'complete trial')}: too few to tell a good region."
         more = "" if study.unfinished or not number else _more(whole)
         return [_finding(CANNOT_TELL, text if number else "No trial is complete.", action=more)]
-    costs, width = study.costs(study.ranked), tolerance(whole)
+    costs, width = study.costs(study.learned), tolerance(whole)
     edge = whole.costs([whole.best])[0] + width
-    good = [t.number for t, c in zip(study.ranked, costs, strict=True) if c <= edge]
+    good = [t.number for t, c in zip(study.learned, costs, strict=True) if c <= edge]
     named = f": {numerals.trials(good)}" if good else ""
     evidence = [
         f"Within {numerals.metric(study.metric, width)}{_measured(study)} of the best "
@@ -97,12 +96,12 @@ def tolerance(study: Study) -> float:
 
 
 def draws(study: Study) -> tuple[np.ndarray, int]:
-    """Returns the costs of the complete trials, ascending, and how many trials gave no result.
+    """Returns the costs of the trials that trained, ascending, and how many failed to.
 
     Without the baseline, which was not drawn.
     """
     study = study.drawn
-    return study.costs(study.ranked), len(study.of_state(trial_lib.INFEASIBLE))
+    return study.costs(study.learned), len(study.failures)
 
 
 def _measured(study: Study) -> str:

@@ -1,17 +1,15 @@
-"""Which features can go: is their strength within noise, or as good at zero?
+"""Which features can go: what is lost at most without them?
 
-Over 200 simulated studies of three hyperparameters, a feature that gains three times the noise was said to be
-able to go in 1 % at most. One that does nothing was recognised in 82 % with 100 trials, and with 20 trials in
-46 %: else the study cannot tell. scripts/benchmark_findings.py measures it.
+A feature can go if an upper bound of what is lost without it lies below what is worth having (see `gains`),
+and never a remedy that is in force (see `in_force`). scripts/benchmark_findings.py measures how often that is wrong.
 """
 
 import math
-import statistics
 from typing import Any
 
 import numpy as np
 
-from playbook_jax.analysis import crowding, features, numerals, sensitivity
+from playbook_jax.analysis import feasible, features, gains, in_force, numerals, sensitivity
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
 from playbook_jax.analysis.hyperparameters import Hyperparameter, units
 from playbook_jax.analysis.proposals import SET, Proposal
@@ -29,15 +27,7 @@ NEAR_OFF = Threshold(
     "a range that has no zero goes near enough to it if its strongest value is so many times its weakest",
 )
 
-WORTH = Threshold(
-    "features.worth",
-    1.0,
-    0,
-    100,
-    "a feature that gains less than so many standard deviations of the scatter between like trials can go: "
-    "one run in four of the worse side is better all the same",
-)
-LEVEL = 0.95  # customary
+REACHED = 0.15  # of an axis: trials that trained must come so near to its weak end
 
 QUESTION = "Which features can go?"
 SECTION = "Exploration vs exploitation"
@@ -61,7 +51,8 @@ def check(study: Study) -> list[Finding]:
         names = numerals.some([h.label for h in tried], 5)
         text = f"Whether {names} can go cannot be told: so few trials do not show what matters."
         return [_finding(CANNOT_TELL, text if study.learned else "No trial is complete.")]
-    told = [_judge(study, h, found) for h in tried]
+    surface = gains.Surface(study, sensitivity.varying(study))
+    told = [_judge(study, h, found, surface) for h in tried]
     evidence = [text for _, text in told]
     can_go = [h for h, (goes, _) in zip(tried, told, strict=True) if goes]
     if not can_go:
@@ -94,67 +85,58 @@ def _weakest(study: Study, h: Hyperparameter) -> str:
     return f"at {numerals.value(high)}" if high >= NEAR_OFF.of(study) * low else ""
 
 
-def _judge(study: Study, h: Hyperparameter, found: Sensitivity) -> tuple[bool, str]:
+def _judge(
+    study: Study, h: Hyperparameter, found: Sensitivity, surface: gains.Surface
+) -> tuple[bool, str]:
     """Returns whether a feature can go, and why."""
     effect: Effect | None = next((e for e in found.effects if e.hyperparameters == (h,)), None)
     weakest = _weakest(study, h)
     if effect is None:
-        return False, f"{h.label} is the same in all trials that learned."
-    if effect.noise:
-        return True, (
-            f"{h.label} is within noise from {weakest} to its strongest: without it unseen trials are "
-            "predicted as well."
-        )
-    most = most_gain(study, h)
-    if not effect.matters and most <= WORTH.of(study):
-        return True, (
-            f"{h.label} gains at most {numerals.number(most, 2)} standard deviations of what scatters "
-            f"between trials over {weakest} ({numerals.percent(LEVEL)} sure)."
-        )
-    end = features.weak_end(h.name)
-    if effect.matters and effect.good is not None:
-        low, high = effect.good
-        if (low <= 0 if end == "low" else high >= 1) and not h.levels:
-            return (
-                True,
-                f"{h.label} matters, but is as good {weakest} as anywhere: stronger is worse or no better.",
-            )
-        return False, f"{h.label} earns its place: {weakest} it is worse."
-    if effect.matters:
+        return False, f"{h.label} is the same in all trials that trained."
+    trouble = in_force.why(study, h.name)
+    if trouble:
         return (
             False,
-            f"{h.label} matters; how, depends on another hyperparameter or its few values.",
+            f"{h.label} is in force while {trouble}: what it does for those is not seen here.",
         )
-    return False, f"{h.label} may matter or not: by chance {numerals.probability(effect.chance)}."
+    if h.name in feasible.deciding(study):
+        return False, f"Whether training works depends on {h.label}."
+    if any(h in pair.hyperparameters for pair in found.pairs):
+        return False, f"What {h.label} gains depends on another hyperparameter."
+    most, worth = lost_without(study, h, surface), gains.WORTH.of(study)
+    what = "the retrain noise" if study.retrain is not None else "what scatters between like trials"
+    if most <= worth:
+        return True, (
+            f"Without {h.label} ({weakest}), at most {numerals.number(most, 2)} standard deviations of {what} "
+            f"are lost ({numerals.percent(gains.LEVEL)} sure)."
+        )
+    if effect.matters and effect.good is not None and not _reaches(h, effect.good):
+        return False, f"{h.label} earns its place: {weakest} it is worse."
+    if math.isinf(most):
+        return (
+            False,
+            f"What {h.label} gains cannot be told: no trial that trained has it {weakest}.",
+        )
+    return False, (
+        f"Without {h.label} ({weakest}), up to {numerals.number(most, 2)} standard deviations of {what} may be "
+        f"lost ({numerals.percent(gains.LEVEL)} sure): more than {numerals.number(worth, 2)}."
+    )
 
 
-def most_gain(study: Study, h: Hyperparameter) -> float:
-    """Returns a bound of what a feature gains at its best over its weakest strength, LEVEL sure.
+def _reaches(h: Hyperparameter, good: tuple[float, float]) -> bool:
+    return good[0] <= 0 if features.weak_end(h.name) == "low" else good[1] >= 1
 
-    A parabola along its axis is fitted to the trials that learned, the effects of the others taken out.
 
-    Returns:
-      It in standard deviations of what scatters around the parabola, in ranks; infinite where none can be
-      fitted.
-    """
-    field = crowding.Field(study, study.learned)
-    scores = field.scores((h.name,))
-    places = units(h, [t.parameters.get(h.name) for t in field.trials])
-    there = np.isfinite(places)
-    if features.weak_end(h.name) == "high":
-        places = 1 - places
-    columns = places[there, None] ** np.arange(3)
-    if there.sum() < 8 or np.linalg.matrix_rank(columns) < 3:
+def lost_without(study: Study, h: Hyperparameter, surface: gains.Surface) -> float:
+    """Returns what is lost at most without a feature, see `gains`; infinite where no trial comes near that."""
+    end = features.weak_end(h.name)
+    if end == "high" and h.bound("low") == features.OFF:
+        end = "low"  # of a threshold, zero is off
+    places = units(h, [t.parameters.get(h.name) for t in study.learned])
+    place = 0.0 if end == "low" else 1.0
+    if np.nanmin(np.abs(places - place)) > REACHED:
         return math.inf
-    inverse = np.linalg.inv(columns.T @ columns)
-    weights = inverse @ columns.T @ scores[there]
-    freedom = int(there.sum()) - 3
-    sd = math.sqrt(float(((scores[there] - columns @ weights) ** 2).sum()) / freedom)
-    tried = np.linspace(0.05, 1, 20)[:, None] ** np.arange(3)
-    contrasts = np.array([1.0, 0.0, 0.0]) - tried  # what is better than the weakest costs less
-    errors = sd * np.sqrt(np.einsum("ij,jk,ik->i", contrasts, inverse, contrasts))
-    times = statistics.NormalDist().inv_cdf(LEVEL) * (1 + 1.5 / freedom)  # nearly Student's
-    return max(0.0, float(np.max(contrasts @ weights + times * errors))) / max(sd, 1e-12)
+    return surface.most_lost(h, h.bound(end))
 
 
 def _zero(h: Hyperparameter) -> Any:

@@ -7,8 +7,8 @@ import re
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import infeasible_region, numerals, remedies
-from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
+from playbook_jax.analysis import failed, feasible, infeasible_region, numerals, remedies
+from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, works
 from playbook_jax.analysis.hyperparameters import HIGH, LOW, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.proposals import LEAVE_OUT, NARROW, Proposal
@@ -137,8 +137,10 @@ def _elsewhere(study: Study, side: str) -> tuple[Proposal, ...]:
 
 
 def _answer(study: Study, ended: int) -> str:
-    failures, unlearned = study.failures, any(trial.unlearned for trial in study.failures)
-    what = "infeasible or learned nothing" if unlearned else "infeasible"
+    failures = study.failures
+    what = (
+        "infeasible" if failed.word(failures) == "infeasible" else "infeasible or learned nothing"
+    )
     if ended == 1:
         return f"The only trial that has ended {_one(study)}."
     share = numerals.share(len(failures), ended)
@@ -156,6 +158,9 @@ def _one(study: Study) -> str:
 
 def _mend(study: Study) -> str:
     region, side = infeasible_region.find(study), _side_of_learned(study)
+    ends = [] if side else feasible.narrowing(study)
+    if region is None and ends:
+        return works.search([proposal for _, proposal in ends])
     if region is None and side:
         only = "trial that learned has" if len(study.learned) == 1 else "trials that learned have"
         return f"Search at {_BEYOND[side]} learning rates: the only {only} the {_END[side]} of all."
@@ -179,32 +184,29 @@ def _mend(study: Study) -> str:
 def _proposals(study: Study) -> tuple[Proposal, ...]:
     """Returns what would leave out the region in which these trials lie, if it is along one axis."""
     region, side = infeasible_region.find(study), _side_of_learned(study)
+    ends = [] if side else feasible.narrowing(study)
     if region is None and side:
         return _elsewhere(study, side)
+    if ends:
+        return tuple(proposal for _, proposal in ends)
     if region is None or len(region.direction.names) > 1:
         return ()
     (name,) = region.direction.names
     axis = next(h for h in study.hyperparameters if h.name == name)
     sure = study.best not in region.learned
     if isinstance(axis.space, Range):
-        return (Proposal(NARROW, name, _narrowed(study, axis, region), region.side, sure),)
+        bound = feasible.inward(axis, _inside(study, axis, region), region.side)
+        return () if bound is None else (Proposal(NARROW, name, bound, region.side, sure),)
     there = {json.dumps(t.parameters[name]): t.parameters[name] for t in region.failures}
     return (Proposal(LEAVE_OUT, name, tuple(there.values()), "", sure),)
 
 
-def _narrowed(study: Study, axis: Hyperparameter, region: Region) -> float | int:
-    """Returns a bound halfway between where the region begins and the next trial that learned."""
+def _inside(study: Study, axis: Hyperparameter, region: Region) -> float:
+    """Returns the place of the last trial that trained before a region begins: no bound lies beyond it."""
     places = [axis.unit(t.parameters.get(axis.name)) for t in study.learned]
     if region.side == HIGH:
-        inside = max((p for p in places if p < region.cut), default=0.0)
-    else:
-        inside = min((p for p in places if p > region.cut), default=1.0)
-    value = axis.value((inside + region.cut) / 2)
-    if axis.space.type == "int":
-        return value
-    if axis.space.scale == "one_minus_log":
-        return round(1 - float(f"{1 - value:.3g}"), 12)
-    return float(f"{value:.3g}")
+        return max((p for p in places if p < region.cut), default=0.0)
+    return min((p for p in places if p > region.cut), default=1.0)
 
 
 def _finding(
@@ -226,13 +228,17 @@ def _finding(
             + " As many trials drawn at random lie so far to that side with probability "
             f"{numerals.probability(region.chance)}."
         )
+    elif feasible.find(study):
+        evidence.append(
+            "They lie on both sides of what trains, or beyond several hyperparameters together."
+        )
     elif len(failures) >= infeasible_region.FEWEST and study.learned:
         evidence.append("They lie in no one part of the search space.")
-    failed = study.of_state(trial_lib.FAILED)
-    if failed:
-        names = numerals.trials([t.number for t in failed])
+    errors = study.of_state(trial_lib.FAILED)
+    if errors:
+        names = numerals.trials([t.number for t in errors])
         evidence.append(
-            f"Not counted: {names} FAILED for another reason ({failed[0].reason or 'none given'})."
+            f"Not counted: {names} FAILED for another reason ({errors[0].reason or 'none given'})."
         )
     figures = [f"axis-{name}" for name in region.direction.names] if region else []
     trials = tuple(t.number for t in failures)

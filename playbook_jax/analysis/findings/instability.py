@@ -7,11 +7,13 @@ where the best are far from the edge in 4 %, and was missed where they are at it
 
 import dataclasses
 import math
+import statistics
 
+from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import crowding, infeasible_region, numerals, remedies
 from playbook_jax.analysis.crowding import Crowd
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.hyperparameters import HIGH, Hyperparameter
+from playbook_jax.analysis.hyperparameters import HIGH, LOW, Hyperparameter
 from playbook_jax.analysis.infeasible_region import Region
 from playbook_jax.analysis.study import Study
 from playbook_jax.analysis.thresholds import Threshold
@@ -121,10 +123,10 @@ def _of(study: Study, rate: Hyperparameter) -> Finding:
         return finding(FINE, "No trial diverged: no learning rate tried is too large to train.")
     if len(study.failures) < infeasible_region.FEWEST:
         return finding(CANNOT_TELL, "A single trial that fails does not show an edge.")
-    region = infeasible_region.find(study, rate.name)
-    if region is None or region.side != HIGH:
-        text = "The trials that fail are not clearly those with large learning rates."
-        return finding(FINE, text)
+    # Of a learning rate it is known beforehand on which side training becomes unstable.
+    region = infeasible_region.find(study, rate.name, HIGH)
+    if region is None:
+        return finding(*_no_edge(study, rate))
     share = len(region.failures) / (len(region.failures) + len(region.learned))
     if share < PURE.of(study):
         text = f"No sharp edge: {numerals.percent(1 - share)} of the trials with {region.text} train well."
@@ -132,17 +134,38 @@ def _of(study: Study, rate: Hyperparameter) -> Finding:
     return _at_the_edge(study, region)
 
 
+def _no_edge(study: Study, rate: Hyperparameter) -> tuple[str, str]:
+    """Returns a verdict and an answer where the failures are not shown to be large learning rates.
+
+    Only where something shows that they are others, it is fine: those with small ones, or with no larger ones
+    than the trials that train.
+    """
+    others = infeasible_region.find(study, rate.name, LOW)
+    failed, trained = (
+        [u for t in trials if not math.isnan(u := rate.unit(t.parameters.get(rate.name)))]
+        for trials in (study.failures, study.learned)
+    )
+    larger = trained and failed and statistics.fmean(failed) > statistics.fmean(trained)
+    if others is not None or not larger:
+        return FINE, "The trials that fail are not clearly those with large learning rates."
+    number = numerals.plural(len(study.failures), "trial that fails", "trials that fail")
+    text = f"Whether {number} do so by large learning rates cannot be told from so few."
+    return CANNOT_TELL, text
+
+
 def _at_the_edge(study: Study, region: Region) -> Finding:
     below = [t for t in study.learned if t not in region.learned]
     if not below:
         return _finding(CANNOT_TELL, f"No trial below {region.text} trains well.")
-    unlearned = any(trial.unlearned for trial in region.failures)
+    unlearned = any(t.state != trial_lib.INFEASIBLE for t in region.failures)
     fails = "fails" if unlearned else "diverges"
     best, label, field = below[0], region.direction.label, crowding.Field(study, below)
     crowd = field.crowd(region.direction, region.cut, 0.0)
     place = region.direction.place(best.parameters)
     factor = 10 ** ((region.cut - place) * region.direction.decades)
     verdict = _judge(study, region, place, crowd)
+    # Where the best lies there, and the few that there are could not show more, nothing is fine.
+    short = verdict == FINE and crowding.least_chance(len(below)) > CHANCE.of(study)
     evidence = [
         numerals.sentence(
             f"{numerals.share(len(region.failures), len(region.failures) + len(region.learned))} "
@@ -162,6 +185,9 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
         )
         taken_out = "With the effects of other hyperparameters taken out, the "
         evidence.append(f"{taken_out if field.adjusted else 'The '}{lie}")
+    if short and factor <= NEARLY.of(study):
+        text = f"Whether the best trials lie right below {region.text} cannot be told from {len(below)}."
+        return _finding(CANNOT_TELL, text, evidence, figures=_figures(region))
     answers = {
         ACT: f"The best trials lie right below where training {fails} ({region.text}).",
         LOOK: f"The best trials may lie right below where training {fails} ({region.text}).",

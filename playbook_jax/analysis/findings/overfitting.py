@@ -48,6 +48,15 @@ TRAINING_ERRORS = Threshold(
     "still not rise",
 )
 
+MOST = Threshold(
+    "overfitting.most",
+    0.5,
+    0,
+    1,
+    "what part of the trials that count must overfit before regularization is added without asking: one of three "
+    "made the next study worse where it was acted on",
+)
+
 QUESTION = "Do trials overfit?"
 SECTION = "Examining the training curves"
 PLAYBOOK = ("problematic-overfitting", "overfitting-anywhere")
@@ -184,13 +193,25 @@ def _among_the_best(
     )
     if tuned:
         action = f"Search stronger regularization ({numerals.join(tuned)}, or another kind as well)"
+    most = len(overfit) > MOST.of(study) * len(best)
+    proposals = _regularize(study)
+    if not most:
+        # One of three may be a chance: for the reader to decide.
+        evidence.append(
+            f"The other {numerals.plural(len(best) - len(overfit), 'trial')} that counts does not, so that "
+            "nothing is changed without asking."
+            if len(best) - len(overfit) == 1
+            else f"{numerals.share(len(best) - len(overfit), len(best))} that count do not, so that nothing is "
+            "changed without asking."
+        )
+        proposals = tuple(dataclasses.replace(p, sure=False) for p in proposals)
     return _finding(
-        ACT,
+        ACT if most else LOOK,
         numerals.sentence(f"The validation error rises again in {which}: {names}"),
         evidence,
         f"{action} before anything is compared.{_fewer_steps(study, overfit)}",
         tuple(r.trial for r in overfit),
-        _regularize(study),
+        proposals,
     )
 
 

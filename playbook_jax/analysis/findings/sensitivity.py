@@ -8,9 +8,9 @@ matters was called noise in 4 % at most. 100 trials recognise such an effect alw
 
 from typing import Any
 
-from playbook_jax.analysis import numerals, sensitivity
+from playbook_jax.analysis import feasible, gains, in_force, numerals, sensitivity
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, Finding
-from playbook_jax.analysis.hyperparameters import SIDES
+from playbook_jax.analysis.hyperparameters import LOW, SIDES, Hyperparameter
 from playbook_jax.analysis.proposals import NARROW, SET, Proposal
 from playbook_jax.analysis.sensitivity import Effect, Sensitivity
 from playbook_jax.analysis.study import Study
@@ -29,6 +29,7 @@ MOST_KEPT = Threshold(
 SHOWN = 8  # hyperparameters that are described
 
 QUESTION = "Which hyperparameters matter?"
+
 SECTION = "Exploration vs exploitation"
 PLAYBOOK = ("what-matters",)
 FIGURES = ("sensitivity-effects",)
@@ -53,7 +54,7 @@ def check(study: Study) -> list[Finding]:
         ]
     evidence = [_quality(study, found), *(_describe(study, e) for e in found.effects[:SHOWN])]
     evidence += [_describe_pair(pair) for pair in found.pairs]
-    return [_finding(FINE, _answer(found), evidence, _proposals(study, found))]
+    return [_finding(FINE, _answer(study, found), evidence, _proposals(study, found))]
 
 
 def _too_few(study: Study, number: int) -> str:
@@ -80,7 +81,7 @@ def _blind(found: Sensitivity) -> list[str]:
     ]
 
 
-def _answer(found: Sensitivity) -> str:
+def _answer(study: Study, found: Sensitivity) -> str:
     matter = [e.hyperparameters[0].label for e in found.effects if e.matters and not e.noise]
     noise = [e.hyperparameters[0].label for e in found.effects if e.noise]
     if not matter:
@@ -92,6 +93,12 @@ def _answer(found: Sensitivity) -> str:
         text = f"{numerals.some(matter, 5)} {verb}"
     if noise:
         text += f"; {numerals.some(noise, 5)} {'is' if len(noise) == 1 else 'are'} within noise"
+    deciding = [h.label for h in study.hyperparameters if h.name in feasible.deciding(study)]
+    if deciding:
+        text = (
+            f"Among the trials that train, {text[0].lower() if not matter else text[0]}{text[1:]}; whether "
+            f"they do depends on {numerals.some(deciding, 3)}"
+        )
     return f"{text}."
 
 
@@ -117,19 +124,22 @@ def _describe(study: Study, effect: Effect) -> str:
         value = study.best.parameters.get(h.name)
         fixed = (
             f", and it can be fixed, at {numerals.value(value)} as in the best trial"
-            if h.role == "nuisance" and value is not None
+            if h.role == "nuisance" and value is not None and _fixable(study, effect)
             else ""
         )
-        why = "noise: without it unseen trials are predicted as well"
+        why = (
+            f"noise: at most {numerals.number(effect.lost, 2)} standard deviations of it are lost as in the "
+            f"best trial ({numerals.percent(gains.LEVEL)} sure)"
+        )
         if study.retrain is not None and effect.size is not None:
             why = (
                 f"replicate noise: over its range the objective changes by "
                 f"{numerals.metric(study.metric, effect.size)}, and {study.retrain.name} trained again "
                 f"scatters by {numerals.metric(study.metric, study.retrain.sd)}"
             )
-        return f"{h.label} is within {why}{fixed}."
+        return f"{h.label} is within {why}{fixed}.{_decides(study, effect)}"
     if not effect.matters:
-        return f"{share}, {by_chance}: it may matter or not."
+        return f"{share}, {by_chance}: among the trials that train it may matter or not.{_decides(study, effect)}"
     best = ""
     if effect.best is not None and isinstance(h.space, Range):
         best = f"; best about {numerals.number(h.value(effect.best), 2)}"
@@ -140,12 +150,27 @@ def _describe(study: Study, effect: Effect) -> str:
     return f"{share}, {by_chance}{best}."
 
 
+def _decides(study: Study, effect: Effect) -> str:
+    """Returns that whether training works at all depends on a hyperparameter, where it does."""
+    (h,) = effect.hyperparameters
+    if h.name not in feasible.deciding(study):
+        return ""
+    return f" But it decides whether training works."
+
+
 def _describe_pair(pair: Effect) -> str:
     return (
         f"{pair.label}, together: {numerals.percent(pair.share)} more, by chance "
         f"{numerals.probability(pair.chance)}. The best value of the one depends on the other: tune both, or "
         "neither."
     )
+
+
+def _fixable(study: Study, effect: Effect) -> bool:
+    """Says whether a hyperparameter can be fixed: not one on which it depends whether training works."""
+    (h,) = effect.hyperparameters
+    decides = h.name in feasible.deciding(study)
+    return effect.noise and not decides and not in_force.why(study, h.name)
 
 
 def _proposals(study: Study, found: Sensitivity) -> tuple[Proposal, ...]:
@@ -155,7 +180,7 @@ def _proposals(study: Study, found: Sensitivity) -> tuple[Proposal, ...]:
         (h,) = effect.hyperparameters
         if h.role != "nuisance":
             continue
-        if effect.noise and h.name in best:
+        if _fixable(study, effect) and h.name in best:
             proposals.append(Proposal(SET, h.name, _rounded(best[h.name]), sure=False))
         elif (bounds := _narrowed(study, effect)) is not None:
             proposals.append(Proposal(NARROW, h.name, bounds, sure=False))
@@ -163,18 +188,32 @@ def _proposals(study: Study, found: Sensitivity) -> tuple[Proposal, ...]:
 
 
 def _narrowed(study: Study, effect: Effect) -> tuple[float | int, float | int] | None:
-    """Returns bounds around the good part of a range that matters, where that leaves out a good deal."""
+    """Returns bounds around the good part of a range that matters, where that leaves out a good deal.
+
+    No bound lies beyond the last trial that trained, where others beyond it failed.
+    """
     (h,) = effect.hyperparameters
     if not effect.matters or effect.good is None or not isinstance(h.space, Range):
         return None
     low, high = effect.good
     if high - low > MOST_KEPT.of(study):
         return None
-    bounds = [
-        h.bound(side) if place in (0.0, 1.0) else _rounded(h.value(place))
-        for side, place in zip(SIDES, effect.good, strict=True)
-    ]
+    bounds = []
+    for side, place in zip(SIDES, effect.good, strict=True):
+        inside = None if _open(study, h, side, place) else feasible.inward(h, place, side)
+        bounds.append(h.bound(side) if inside is None else inside)
     return (bounds[0], bounds[1]) if bounds[0] < bounds[1] else None
+
+
+def _open(study: Study, h: Hyperparameter, side: str, place: float) -> bool:
+    """Says whether the good part reaches the last trial that trained, and none beyond it failed."""
+    turn = -1 if side == LOW else 1
+    trained, failures = (
+        [turn * h.unit(t.parameters.get(h.name)) for t in trials if h.name in t.parameters]
+        for trials in (study.learned, study.failures)
+    )
+    last = max(trained, default=0.0)
+    return turn * place >= last - 1e-9 and not any(f > last for f in failures)
 
 
 def _rounded(value: Any) -> Any:
