@@ -46,7 +46,8 @@ def from_study(path: str | Path, trial: str = BEST) -> Configuration:
     """
     members = trial_lib.read_json(Path(path) / "group.json")
     if isinstance(members, dict) and "studies" in members:
-        names = [str(Path(path) / study["directory"]) for study in members["studies"]]
+        rows = members["studies"] if isinstance(members["studies"], list) else []
+        names = [str(Path(path) / str(s.get("directory"))) for s in rows if isinstance(s, dict)]
         raise UsageError(
             f"{path} is a group; give one of its studies: {numerals.join(names, 'or')}"
         )

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, hosts, trial as trial_lib
+from playbook_jax import config as config_lib, hosts, raised, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import (
     full_disk,
@@ -323,7 +323,7 @@ class Slice:
             raise HostLostError(f"trial {number}: {reasons[0]}")
         if status["state"] == trial_lib.FAILED:
             self._write(directory, status)
-            if len({re.sub(r"\d+", "#", reason) for reason in reasons}) > 1:
+            if len(set(map(raised.cause, reasons))) > 1:
                 # Who knows where in the program each of them is.
                 hosts.tell(ENDED)
                 raise HostLostError(f"trial {number} FAILED, but not alike on all hosts")
