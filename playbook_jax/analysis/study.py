@@ -65,6 +65,7 @@ class Trial:
       records: what was recorded at each step; every single one only of the best few.
       timing: what `clock.totals` says of the run, where it was measured.
       model_size: how many parameters the model has, or None.
+      imported: the study that it was run in, if that is another one.
     """
 
     number: int
@@ -79,6 +80,7 @@ class Trial:
     records: StepRecords = dataclasses.field(default_factory=StepRecords)
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
     model_size: int | None = None
+    imported: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +265,7 @@ def load(
             for name, space in specification.get(role, {}).items()
         )
         rows = [(int(row["trial"]), dict(row["parameters"])) for row in stored["trials"]]
+        imported = [str((row.get("imported") or {}).get("study", "")) for row in stored["trials"]]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{path} is damaged ({type(error).__name__}: {error}); "
@@ -271,6 +274,10 @@ def load(
     table = _read_table(directory / "study.csv")
     unlearned = set_.get(UNLEARNED.name, UNLEARNED.default)
     trials = [_load_trial(directory, number, values, table, unlearned) for number, values in rows]
+    trials = [
+        dataclasses.replace(trial, imported=source) if source else trial
+        for trial, source in zip(trials, imported, strict=True)
+    ]
     study = Study(directory, specification, varying, tuple(trials), set_, analysis_config)
     if study.is_replicates:
         study = dataclasses.replace(study, hyperparameters=())

@@ -142,17 +142,19 @@ def entry(study: Study) -> Entry:
         (
             found
             for index in range(len(study.trials))
-            if (found := trial_lib.read_json(study.trial_directory(index) / "provenance.json"))
+            if "imported" not in study.trials[index]
+            and (found := trial_lib.read_json(study.trial_directory(index) / "provenance.json"))
         ),
         {},
     )
+    old = sum("imported" in row for row in study.trials)
     best = study.statuses[study.ranked[0]]["objective"] if study.ranked else None
     commit = provenance.get("commit") or "unknown"
     return Entry(
         study=study.specification["name"],
         config=str(study.path / "study.json"),
         notes=study.specification["goal"],
-        trials=f"{study.finished}/{len(study.trials)}",
+        trials=f"{study.finished}/{len(study.trials)}" + (f" ({old} imported)" if old else ""),
         infeasible=sum(s["state"] == trial_lib.INFEASIBLE for s in study.statuses),
         best_validation=best,
         metric=study.specification["objective"]["metric"],

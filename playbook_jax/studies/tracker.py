@@ -4,7 +4,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from playbook_jax import config as config_lib, progress, trial as trial_lib
 from playbook_jax.studies import directory, full_disk, specification as specification_lib
@@ -65,6 +65,12 @@ class Tracker:
             status = self._study.status(number) if stored else trial_lib.new_status()
             self.statuses[number] = status
             self.num_finished += self._is_over(status)
+
+    def know(self, statuses: Mapping[int, Status]) -> None:
+        """Takes the statuses of trials that have come to their end elsewhere."""
+        for number, status in statuses.items():
+            self.num_finished += self._is_over(status) - self._is_over(self.statuses[number])
+            self.statuses[number] = status
 
     def _is_over(self, status: Status) -> bool:
         """Returns whether a trial need not be run any more."""
