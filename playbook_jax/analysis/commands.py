@@ -130,7 +130,8 @@ def launch(study: Study, workdir: str) -> tuple[str, ...]:
 
 def _launched(study: Study) -> list[str]:
     """Returns the study config that the first trial was launched with, and overrides, where that is known."""
-    command = study.provenance(0).get("command")
+    number = next((trial.number for trial in study.trials if not trial.imported), 0)
+    command = study.provenance(number).get("command")
     words = [word for word in command if isinstance(word, str)] if isinstance(command, list) else []
     if not words or not words[0].endswith("launch_study.py"):
         return []

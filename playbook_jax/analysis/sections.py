@@ -321,6 +321,9 @@ def _leader(rank: int, line: bool) -> str:
 def trials_section(study: Study) -> str:
     """Returns the table of trials."""
     text = "The best first. Trials that have no objective are at the end."
+    for source in dict.fromkeys(t.imported for t in study.trials if t.imported):
+        count = sum(trial.imported == source for trial in study.trials)
+        text += f" {numerals.plural(count, 'trial')} imported from {escape(source)}, where they were run."
     parts = [tag("h2", "Trials"), tag("p", text, class_="hint"), tables.trials(study)]
     return tag("section", "\n".join(parts), id="trials")
 

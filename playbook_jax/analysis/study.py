@@ -56,6 +56,7 @@ class Trial:
       records: what was recorded at each step; every single one only of the best few.
       timing: what `clock.totals` says of the run, where it was measured.
       model_size: how many parameters the model has, or None.
+      imported: the study that it was run in, if that is another one.
     """
 
     number: int
@@ -71,6 +72,7 @@ class Trial:
     records: StepRecords = dataclasses.field(default_factory=StepRecords)
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
     model_size: int | None = None
+    imported: str = ""
 
     @property
     def failed(self) -> bool:
@@ -268,6 +270,7 @@ def load(
             for name, space in specification.get(role, {}).items()
         )
         rows = [(int(row["trial"]), dict(row["parameters"])) for row in stored["trials"]]
+        imported = [str((row.get("imported") or {}).get("study", "")) for row in stored["trials"]]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{path} is damaged ({type(error).__name__}: {error}); "
@@ -276,6 +279,10 @@ def load(
     table = _read_table(directory / "study.csv")
     unlearned = set_.get(failed.UNLEARNED.name, failed.UNLEARNED.default)
     trials = [_load_trial(directory, number, values, table, unlearned) for number, values in rows]
+    trials = [
+        dataclasses.replace(trial, imported=source) if source else trial
+        for trial, source in zip(trials, imported, strict=True)
+    ]
     objective = specification["objective"]
     trials = failed.mark(trials, objective["metric"], objective["mode"] == "max", set_)
     study = Study(directory, specification, varying, tuple(trials), set_, analysis_config)

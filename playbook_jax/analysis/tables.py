@@ -52,7 +52,8 @@ def _trial(study: Study, trial: Trial, class_: str | None, reasons: bool) -> str
 
 
 def _number(study: Study, trial: Trial) -> str:
-    return f"baseline {trial.number}" if trial is study.baseline else str(groups.number(trial))
+    number = f"baseline {trial.number}" if trial is study.baseline else str(groups.number(trial))
+    return f"{number} (imported)" if trial.imported else number
 
 
 def _state(trial: Trial) -> str:

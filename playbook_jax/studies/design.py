@@ -9,6 +9,7 @@ from playbook_jax.studies.search_space import Space
 from playbook_jax.studies.specification import Specification
 
 Parameters = dict[str, Any]
+_OTHER_POINTS = 2**20  # added to the seed
 
 
 def points(specification: Specification, stored: Sequence[Parameters] = ()) -> list[Parameters]:
@@ -42,6 +43,8 @@ def points(specification: Specification, stored: Sequence[Parameters] = ()) -> l
     if first and specification.algorithm in ("grid", samplers.LIST):
         explicit.refuse_twins(first + sequence)
     made = [_with_fixed(specification, point) for point in first + sequence]
+    if stored and specification.start_from:  # whose points are none of the sequence
+        return [*stored, *[point for point in made if point not in stored]][:count]
     if specification.algorithm == samplers.LIST and made[: len(stored)] != list(stored):
         changed = next(i for i, (a, b) in enumerate(zip(made, stored, strict=False)) if a != b)
         raise UsageError(
@@ -58,7 +61,10 @@ def _sampled(
     stored: Sequence[Parameters],
 ) -> list[Parameters]:
     """Returns so many points of the study's sequence, of which the stored ones are the first."""
-    asked = (specification.algorithm, spaces, count, specification.seed)
+    seed = specification.seed
+    if specification.start_from:  # which may have the same seed, and then the same coordinates
+        seed, count, stored = seed + _OTHER_POINTS, count + len(stored), ()
+    asked = (specification.algorithm, spaces, count, seed)
     made = samplers.sample(*asked, scientific=specification.scientific)
     pairs = [(old, new) for old, new in zip(stored, made, strict=False)]
     if any(old.get(n) != new.get(n) for n in specification.scientific for old, new in pairs):

@@ -120,6 +120,7 @@ class StudyDirectory:
             {
                 "trial": row["trial"],
                 "parameters": {k: search_space.freeze(v) for k, v in row["parameters"].items()},
+                **{key: row[key] for key in ("imported",) if key in row},
             }
             for row in stored["trials"]
         ]
@@ -134,6 +135,8 @@ class StudyDirectory:
         except (LookupError, TypeError, ValueError) as error:
             raise UsageError(f"{problem} (its base config is not whole: {error})") from error
         ignored = {"base_config_path": "", "num_trials": 0}
+        for side in (old, new):  # the other study may be gone, or elsewhere
+            side["start_from"] = bool(side.get("start_from"))
         changed = config_lib.differences(_settled(old) | ignored, _settled(new) | ignored)
         if new["num_trials"] < len(trials):
             changed.append(f"num_trials: {len(trials)} → {new['num_trials']}")
@@ -176,17 +179,25 @@ class StudyDirectory:
         names = columns(trials)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["trial", *STATUS_COLUMNS, *map(cell, names)])
+        marked = ["imported"] if any("imported" in row for row in trials) else []
+        writer.writerow(["trial", *STATUS_COLUMNS, *marked, *map(cell, names)])
         for row in trials:
             status = statuses[row["trial"]]
             writer.writerow(
                 [
                     row["trial"],
                     *(cell(status[column]) for column in STATUS_COLUMNS),
+                    *(cell(_source(row)) for _ in marked),
                     *(cell(row["parameters"].get(name)) for name in names),
                 ]
             )
         trial_lib.write_text(self.path / "study.csv", text.getvalue())
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    """Returns where an imported trial lies; empty for the study's own."""
+    told = row.get("imported")
+    return f"{told['study']}/trials/{told['trial']:03d}" if told else ""
 
 
 def _settled(specification: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from playbook_jax.studies import (
     jobs,
     pack_choice,
     specification as specification_lib,
+    start_from,
 )
 from playbook_jax.studies.directory import StudyDirectory, Trials
 from playbook_jax.studies.executor import Executor, Stop, WorkersFailedError
@@ -117,11 +118,25 @@ def open_study(
 
 def extend(stored: Trials, specification: Specification) -> Trials:
     """Returns all trials of a study: those that are stored, and the points that follow."""
+    stored = stored or _imported(specification)
     points = design.points(specification, [row["parameters"] for row in stored])[len(stored) :]
     return stored + [
         {"trial": trial, "parameters": parameters}
         for trial, parameters in enumerate(points, start=len(stored))
     ]
+
+
+def _imported(specification: Specification) -> Trials:
+    """Returns the trials that a new study begins with, its baseline among them; none without `start_from`."""
+    if not specification.start_from:
+        return []
+    rows = start_from.rows(specification)
+    if specification.baseline:
+        alone = dataclasses.replace(specification, num_trials=1, start_from="")
+        (point,) = design.points(alone)
+        same = [row for row in rows if row["parameters"] == point]
+        rows = [*(same or [{"parameters": point}]), *(row for row in rows if row not in same)]
+    return [{**row, "trial": number} for number, row in enumerate(rows)]
 
 
 class _Run:
@@ -172,9 +187,10 @@ class _Run:
         self.keep = True
         if self._executor:
             tracker.give_up(self._executor.failures)
+        tracker.know(start_from.bring(self._study, tracker.trials))
         for doubt in () if stored else self._doubts:
             print(f"warning: {doubt}", file=sys.stderr)
-        if self._executor and not tracker.run(self._executor):
+        if self._executor and tracker.waiting and not tracker.run(self._executor):
             return self.interrupted()
         return self._conclude()
 

@@ -141,15 +141,17 @@ def _found(path: Path) -> Study:
 
 def entry(study: Study) -> Entry:
     """Returns a study's row."""
-    directories = map(study.trial_directory, range(len(study.trials)))
+    own = [i for i, row in enumerate(study.trials) if "imported" not in row]
+    directories = map(study.trial_directory, own)
     provenance = next(filter(None, map(stored_lib.read_provenance, directories)), {})
+    old = len(study.trials) - len(own)
     best = study.statuses[study.ranked[0]]["objective"] if study.ranked else None
     commit = provenance.get("commit") or "unknown"
     return Entry(
         study=study.specification.get("name") or study.path.name,
         config=str(study.path / "study.json"),
         notes=study.problem or study.specification.get("goal", ""),
-        trials=f"{study.finished}/{len(study.trials)}",
+        trials=f"{study.finished}/{len(study.trials)}" + (f" ({old} imported)" if old else ""),
         infeasible=_infeasible(study),
         failed=study.count(trial_lib.FAILED),
         best_validation=best,

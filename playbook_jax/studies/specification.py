@@ -37,6 +37,7 @@ OPTIONAL = {
     "fixed": {},  # a value, or {"value": …, "reason": "what justifies it"}
     "points": None,  # of algorithm "list": the trials, or a CSV file, see explicit.py
     "baseline": False,  # whether trial 0 is the base config itself, outside of the sequence
+    "start_from": "",  # another study, whose trials are kept, see start_from.py
     "shape": "joint",  # or "group": a study for each scientific value, see group.py
 }
 ROLES = ("scientific", "nuisance", "fixed")
@@ -72,6 +73,7 @@ class Specification:
       base_config_path: where the base config was read.
       points: the hyperparameters of the listed trials, where the algorithm is "list".
       baseline: whether trial 0 has the base config's own hyperparameters.
+      start_from: the directory of another study, or a group, of which finished trials are kept.
       shape: "joint", or "group" for a study for each scientific value.
     """
 
@@ -92,6 +94,7 @@ class Specification:
     points: Sequence[Mapping[str, Any]] = ()
     baseline: bool = False
     shape: str = JOINT
+    start_from: str = ""
 
     @property
     def spaces(self) -> dict[str, Space]:
@@ -115,6 +118,7 @@ class Specification:
         optional = {
             "fixed_reasons": dict(self.fixed_reasons),
             "baseline": self.baseline,
+            "start_from": self.start_from,
             "order": self.order,
         }
         return {
@@ -234,6 +238,7 @@ def parse(
         base_config=base_config,
         base_config_path=values["base_config"],
         points=points,
+        start_from=_start_from(values, path),
     )
 
 
@@ -291,6 +296,21 @@ def _num_trials(
             f"{kind} than num_trials {given:,}; leave num_trials out, or change the {algorithm}"
         )
     return size
+
+
+def _start_from(values: Mapping[str, Any], path: str | Path) -> str:
+    """Returns the directory of the study to start from, found from here or beside the study config."""
+    given = values["start_from"]
+    if not isinstance(given, str):
+        raise UsageError(f"start_from must be the --workdir of another study; it is {given!r}")
+    if not given:
+        return ""
+    if values["shape"] == GROUP or values["algorithm"] not in ("halton", "uniform"):
+        raise UsageError("start_from goes with shape 'joint', and algorithm 'halton' or 'uniform'")
+    if values["vary_seed"]:
+        raise UsageError("start_from and vary_seed exclude each other: old trials have other seeds")
+    places = [Path(given).expanduser(), Path(path).parent / given]
+    return str(next((place for place in places if place.is_dir()), places[0]).absolute())
 
 
 def _check_plain(values: Mapping[str, Any]) -> None:

@@ -67,6 +67,12 @@ class Tracker:
             self.statuses[number] = status
             self.num_finished += self._is_over(status)
 
+    def know(self, statuses: Mapping[int, Status]) -> None:
+        """Takes the statuses of trials that have come to their end elsewhere."""
+        for number, status in statuses.items():
+            self.num_finished += self._is_over(status) - self._is_over(self.statuses[number])
+            self.statuses[number] = status
+
     def _is_over(self, status: Status) -> bool:
         """Returns whether a trial with this status need not be run any more."""
         if status["state"] == trial_lib.FAILED:
