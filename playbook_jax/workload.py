@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from playbook_jax.errors import UsageError, unknown
+from playbook_jax.errors import UsageError, refusing, unknown
 from playbook_jax.records import Arrayed, Records
 
 Batch = Mapping[str, Any]
@@ -122,7 +122,8 @@ def find(name: str) -> type[Workload]:
     known = [module.name for module in pkgutil.iter_modules(package.__path__)]
     if name not in known:
         raise unknown("workload", name, known)
-    module = importlib.import_module(f"workloads.{name}")
+    with refusing(f"workloads/{name}.py"):
+        module = importlib.import_module(f"workloads.{name}")
     classes = [
         value
         for value in vars(module).values()

@@ -23,7 +23,7 @@ class InProcess:
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         """Takes what all trials share, see `executor.Executor`; returns what is wrong with a trial."""
         self._shared = Shared(**shared)
-        return self._shared.what_is_wrong(self._train.validate, trials)
+        return self._shared.what_is_wrong(self._train.validate, trials, unread=self._train.unread)
 
     def train(
         self,

@@ -1,13 +1,13 @@
 """What all trials of a study share, as whoever runs them was told it, and what follows for one of them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import specification
+from playbook_jax.studies import conditions, specification
 from playbook_jax.studies.executor import Trial
 
 
@@ -38,14 +38,40 @@ class Shared:
     def what_is_wrong(
         self,
         validate: Callable[[ConfigDict], Any],
-        trials: Iterable[Trial],
+        trials: Sequence[Trial],
         before_each: Callable[[], None] = lambda: None,
+        unread: Callable[[ConfigDict], Set[str]] = lambda config: set(),
     ) -> str:
-        """Returns what `validate` says of the first trial that can't be run, or ""."""
+        """Returns what `validate` says of the first trial that can't be run, or ""; see also `dead_axis`."""
+        configs = []
         for trial in trials:
             before_each()
             try:
-                validate(self.config(trial["trial"], trial["parameters"]))
+                configs.append(self.config(trial["trial"], trial["parameters"]))
+                validate(configs[-1])
             except UsageError as error:
                 return f"trial {trial['trial']}: {error}"
+        return dead_axis(trials, configs, unread)
+
+
+def dead_axis(
+    trials: Sequence[Trial],
+    configs: Sequence[ConfigDict],
+    unread: Callable[[ConfigDict], Set[str]],
+) -> str:
+    """Returns what is wrong where a hyperparameter varies that no trial of a study reads, or "".
+
+    Args:
+      trials: those that are to run; of a study of which some have ended, nothing is said.
+      configs: theirs.
+      unread: (config) → paths of hparams that nothing reads with it.
+    """
+    if [trial["trial"] for trial in trials] != list(range(len(trials))):
         return ""
+    varied, read = set(), set()
+    for trial, config in zip(trials, configs, strict=True):
+        names = {conditions.path(key) for key in trial["parameters"]}
+        varied |= names
+        read |= names - unread(config)
+    dead = sorted(varied - read)
+    return f"nothing reads {', '.join(dead)} in any trial, but the study varies it" if dead else ""
