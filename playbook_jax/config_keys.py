@@ -96,7 +96,9 @@ KEYS = {
         _whole(0), "into how many shards the training set is dealt; 0: one a host"
     ),
     "dataset.data_dir": Key(_text, "the directory of tfds's data sets", _ABSENT),
-    "dataset.shuffle_buffer": Key(_whole(1), "records that are shuffled together", _ABSENT),
+    "dataset.shuffle_buffer": Key(
+        _whole(1, words="at least 1, a whole number"), "records that are shuffled together", _ABSENT
+    ),
     "dataset.cache": Key(_flag, "whether decoded examples stay in memory", _ABSENT),
     "dataset.service": Key(_text, "the address of a tf.data service", _ABSENT),
     "seed": Key(

@@ -1,92 +1,22 @@
 """The contract between the program and a workload, checked once, before anything compiles.
 
 By shapes alone: the methods are traced, nothing is computed. What breaks the contract is said in a line
-that names the workload's class and method. The same traces note which hparams are read, so that one
-that is misspelt, or that a study varies for nothing, is found.
+that names the workload's class and method. The same traces note which hparams are read, see reading.py.
 """
 
-import inspect
-import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from playbook_jax import config_keys, optimizers, parallel, schedules, splits
+from playbook_jax import parallel, reading, splits
 from playbook_jax.errors import InputError, UsageError, closest, refusing
 from playbook_jax.records import Arrayed
 from playbook_jax.workload import Workload
 
 _EXAMPLES = 3  # that evaluations are traced with: unlike most other sizes
-_OF_THE_STEP = {"learning_rate", "warmup_steps", "post_warmup_steps", "clip_norm"}
-_OF_THE_STEP |= {"divergence_factor", "polyak_decay"}
-
-
-class Noted(dict):
-    """Hyperparameters that note which of them are looked up, be they there or not."""
-
-    def __init__(self, values: Mapping[str, Any], names: set[str]) -> None:
-        """Notes the names of `values` in `names`."""
-        super().__init__(values)
-        self.names = names
-
-    def __getitem__(self, name: str) -> Any:
-        self.names.add(name)
-        return super().__getitem__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Returns the value or the default, as any dictionary does."""
-        self.names.add(name)
-        return super().get(name, default)
-
-    def __contains__(self, name: object) -> bool:
-        self.names.add(str(name))
-        return super().__contains__(name)
-
-    def __iter__(self) -> Iterator[str]:  # without it {**hparams} would go past the other methods
-        return super().__iter__()
-
-    def items(self) -> Any:
-        """Returns them all, which counts as reading them all."""
-        self.names.update(super().keys())
-        return super().items()
-
-    def values(self) -> Any:
-        """Returns them all, which counts as reading them all."""
-        self.names.update(super().keys())
-        return super().values()
-
-
-def _flatten(noted: Noted) -> tuple[list[Any], tuple[str, ...]]:
-    names = tuple(sorted(noted))
-    return [noted[name] for name in names], names
-
-
-jax.tree_util.register_pytree_node(
-    Noted, _flatten, lambda names, values: dict(zip(names, values, strict=True))
-)
-
-
-class NotedConfig(ConfigDict):
-    """A part of a config that notes which of its keys are looked up."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        """Notes them in `names`."""
-        object.__setattr__(self, "names", set())
-        super().__init__(values)
-
-    def __getitem__(self, key: str) -> Any:
-        self.names.add(key)
-        return super().__getitem__(key)
-
-    def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Returns them all, which counts as reading them all."""
-        self.names.update(self._fields)
-        return super().to_dict(*arguments, **options)
 
 
 def check_splits(workload: Workload, found: Any) -> None:
@@ -193,7 +123,7 @@ def check_training(
 
     def loss(given: Any, batch: Any, hparams: Any) -> Any:
         rngs = {"dropout": jax.random.key(0), "augment": jax.random.key(1)}
-        hparams = Noted(hparams, read)
+        hparams = reading.Noted(hparams, read)
         outputs, batch_stats = _apply(workload, given, batch, hparams, rngs, True)
         _check_batch_stats(f"{name}.apply", given["batch_stats"], batch_stats)
         with refusing(f"{name}.loss"):
@@ -205,7 +135,7 @@ def check_training(
     batch = {
         key: jax.ShapeDtypeStruct((devices, size, *x.shape[1:]), x.dtype) for key, x in one.items()
     }
-    parallel.check_shapes(loss, (None, 0, None), given, batch, _scalars(names))
+    parallel.check_shapes(loss, (None, 0, None), given, batch, reading.scalars(names))
     return read
 
 
@@ -220,7 +150,7 @@ def check_evaluation(
     where, read = f"{type(workload).__name__}.metrics", set()
 
     def evaluate(given: Any, batch: Any, hparams: Any) -> Any:
-        outputs, _ = _apply(workload, given, batch, Noted(hparams, read), {}, False)
+        outputs, _ = _apply(workload, given, batch, reading.Noted(hparams, read), {}, False)
         with refusing(where):
             metrics = workload.metrics(outputs, batch)
         if not isinstance(metrics, Mapping) or "loss" not in metrics:
@@ -233,7 +163,7 @@ def check_evaluation(
     batch = {
         key: jax.ShapeDtypeStruct((_EXAMPLES, *x.shape[1:]), x.dtype) for key, x in one.items()
     }
-    metrics, outputs = jax.eval_shape(evaluate, given, batch, _scalars(names))
+    metrics, outputs = jax.eval_shape(evaluate, given, batch, reading.scalars(names))
     return sorted(metrics), outputs, read
 
 
@@ -315,88 +245,6 @@ def check_labels(workload: Workload, outputs: Any, arrays: Mapping[str, splits.S
                 f"{type(workload).__name__}.apply are of {shape[-1]} classes, so it must be from 0 to "
                 f"{shape[-1] - 1}"
             )
-
-
-def reads(config: ConfigDict, of_workload: set[str]) -> frozenset[str]:
-    """Returns the hparams that this config's program reads.
-
-    Args:
-      config: static part of a config; names of hparams suffice.
-      of_workload: those that the workload reads.
-    """
-    multipliers = {x for _, x in config.learning_rate_multipliers if isinstance(x, str)}
-    return frozenset(
-        of_workload
-        | _OF_THE_STEP
-        | set(optimizers.hyperparameters(config.optimizer))
-        | _schedule_reads(config.schedule, config.hparams)
-        | multipliers
-    )
-
-
-def _schedule_reads(name: str, names: Iterable[str]) -> set[str]:
-    read: set[str] = set()
-
-    def rate(hparams: Any) -> Any:
-        with refusing(f"the schedule {name!r}"):
-            return schedules.make_schedule(name, Noted(hparams, read), 1)(jnp.int32(0))
-
-    jax.eval_shape(rate, _scalars(names))
-    return read
-
-
-def check_read(
-    config: ConfigDict, workload: Workload, read: frozenset[str], dataset: set[str]
-) -> None:
-    """Checks that somebody reads each of the hparams and keys of the data set.
-
-    What only another optimizer reads, or the workload only with other values, is let pass.
-
-    Args:
-      config: the static part of a config; names of hparams suffice.
-      workload: its workload, in whose text a key may be named that nothing has read yet.
-      read: what `reads` gave.
-      dataset: the keys of `config.dataset` that were looked up.
-
-    Raises:
-      UsageError: nothing reads one; names the nearest that is read.
-    """
-    others = {key for name in optimizers.OPTIMIZERS for key in optimizers.hyperparameters(name)}
-    defaults = {name for name, bounds in config_keys.HPARAMS.items() if bounds.default is not None}
-    text = _text(workload)
-    by = f"the workload {config.workload!r}, the optimizer {config.optimizer!r} and the schedule"
-    for part, names, known, readers in (
-        ("hparams", config.hparams, read | others | defaults, f"{by} {config.schedule!r}"),
-        (
-            "dataset",
-            config.dataset.keys(),
-            dataset | set(config_keys.children("dataset")),
-            f"the workload {config.workload!r} and its source",
-        ),
-    ):
-        for name in names:
-            if name not in known and not re.search(rf"\b{re.escape(name)}\b", text):
-                used = read if part == "hparams" else known
-                raise UsageError(
-                    f"nothing reads {part}.{name}{closest(name, used - {name})} ({readers} read "
-                    f"{', '.join(sorted(used))})"
-                )
-
-
-def _text(workload: Workload) -> str:
-    """Returns the text of the files in which the workload's classes are defined."""
-    ours = Workload.__module__.split(".")[0]
-    modules = {cls.__module__ for cls in type(workload).__mro__} - {"builtins"}
-    texts = []
-    for name in modules:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and name.split(".")[0] != ours:
-            texts.append(inspect.getsource(sys.modules[name]))
-    return "\n".join(texts)
-
-
-def _scalars(names: Iterable[str]) -> dict[str, Any]:
-    return {name: jax.ShapeDtypeStruct((), np.float32) for name in names}
 
 
 def _kind(value: Any) -> str:

@@ -100,6 +100,10 @@ def check(config: ConfigDict) -> None:
     """
     num_shards_of(config)
     options = config.dataset
+    if options.get("shuffle_buffer", 1) < 1:
+        raise UsageError(
+            f"dataset.shuffle_buffer must be at least 1; it is {options.shuffle_buffer}"
+        )
     if options.source == "tfds" and options.get("service", ""):
         if options.get("cache", False):
             raise UsageError(

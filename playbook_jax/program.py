@@ -26,6 +26,7 @@ from playbook_jax import (
     optimizers,
     parallel,
     parameter_rules,
+    reading,
     schedules,
     splits,
     train_step,
@@ -180,7 +181,7 @@ def _build(static_part: str, lanes: int | None) -> Program:
         return dataclasses.replace(alone, lanes=lanes, **alone.functions.compiled(lanes))
     config = config_lib.from_dict(json.loads(static_part))
     source = input_pipeline.source_class(config.dataset.source)
-    dataset = contract.NotedConfig(config.dataset.to_dict())
+    dataset = reading.NotedConfig(config.dataset.to_dict())
     with config.unlocked(), config.ignore_type():
         config.dataset = dataset.lock()
     kind = workload_lib.find(config.workload)
@@ -205,8 +206,8 @@ def _build(static_part: str, lanes: int | None) -> Program:
         workload, variables, one, config.hparams
     )
     contract.check_labels(workload, outputs, arrays)
-    reads = contract.reads(config, in_training | in_evaluation)
-    contract.check_read(config, workload, reads, dataset.names)
+    reads = reading.of_program(config, in_training | in_evaluation)
+    reading.check(config, workload, reads, dataset.names)
     examples = evaluation.chosen_examples(config.save_predictions, validation)
     _check_metric(config, metrics)
     samples = {

@@ -53,12 +53,18 @@ def find_builder(name: str, path: str = "") -> Any:
         raise UsageError(
             f"no data set {name!r} in {place}{closest(name, there)} (there: "
             f"{', '.join(sorted(there)) or 'nothing'}); dataset.data_dir says where to look, and "
-            f"`tfds build {name.split('/')[0]} --data_dir={place}` prepares a public one"
+            f"`{command(name, place)}` prepares a public one"
         )
     if len({version.parent for version in found}) > 1:
         names = sorted({str(version.parent.relative_to(place)) for version in found})
         raise UsageError(f"{name!r} has several configurations; choose one of {', '.join(names)}")
     return tfds.builder_from_directory(max(found, key=_version_number))
+
+
+def command(name: str, place: epath.PathLike) -> str:
+    """Returns the shell's command that prepares a public data set (`tfds build` needs Apache Beam)."""
+    call = f"tfds.builder('{name}', data_dir='{place}').download_and_prepare()"
+    return f'python -c "import tensorflow_datasets as tfds; {call}"'
 
 
 def _versions(place: epath.Path) -> list[epath.Path]:

@@ -55,6 +55,12 @@ def validate(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def unread(config: ConfigDict) -> set[str]:
+    """Returns the paths of the hparams that nothing in a valid config's program reads."""
+    config = config_lib.complete(config)
+    return {f"hparams.{name}" for name in set(config.hparams) - program_lib.get(config).reads}
+
+
 def train(
     config: ConfigDict,
     workdir: epath.PathLike,

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from playbook_jax import sources, trial as trial_lib
-from playbook_jax.errors import UsageError, unknown
+from playbook_jax.errors import UsageError, refusing, unknown
 from playbook_jax.records import Arrayed, Records
 
 Batch = Mapping[str, Any]
@@ -137,7 +137,8 @@ def find(name: str) -> type[Workload]:
     for place in (str(Path.cwd()), str(Path(__file__).parent.parent)):
         if place not in sys.path:
             sys.path.append(place)
-    module = sys.modules.get(f"workloads.{name}") or _load(name)
+    with refusing(f"workloads/{name}.py"):
+        module = sys.modules.get(f"workloads.{name}") or _load(name)
     classes = [
         value
         for value in vars(module).values()

@@ -42,6 +42,10 @@ def validate(config):
     return config_lib.complete(config)
 
 
+def unread(config):
+    return set()
+
+
 def _notes(config):
     return dict(item.split("=") for item in config.notes.split())
 

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,15 +11,31 @@ from tests import small
 README = (small.ROOT / "README.md").read_text()
 
 
-@pytest.mark.playbook("a-model-in-two-files")
-def test_the_forking_example_works_as_it_stands(tmp_path):
+def write_example(place):
     workload, config = [
         block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if '"""' in block
     ]
     assert workload.count("\n") + config.count("\n") <= 150
     for directory, text in (("workloads", workload), ("configs", config)):
-        (tmp_path / directory).mkdir()
-        (tmp_path / directory / "breast_cancer.py").write_text(text)
+        (place / directory).mkdir()
+        (place / directory / "breast_cancer.py").write_text(text)
+
+
+def test_the_forking_example_passes_the_checks_of_this_repository(tmp_path):
+    write_example(tmp_path)
+    (tmp_path / "pyproject.toml").write_text((small.ROOT / "pyproject.toml").read_text())
+    (tmp_path / "playbook_jax").mkdir()  # as in a fork, it is the first party
+    ruff = Path(sys.executable).parent / "ruff"
+    for check in (["check"], ["format", "--check"]):
+        result = subprocess.run(
+            [ruff, *check, "."], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.playbook("a-model-in-two-files")
+def test_the_forking_example_works_as_it_stands(tmp_path):
+    write_example(tmp_path)
     result = subprocess.run(
         [
             sys.executable,

@@ -98,7 +98,7 @@ class Hosts:
             return status
 
         name = f"train_on_host_{host}"
-        module = types.SimpleNamespace(validate=validate, train=train)
+        module = types.SimpleNamespace(validate=validate, train=train, unread=lambda config: set())
         self.monkeypatch.setitem(sys.modules, name, module)
         return InProcess(name)
 

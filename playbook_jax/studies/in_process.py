@@ -28,7 +28,9 @@ class InProcess:
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         """Takes what all trials share, see `executor.Executor`; returns what is wrong with a trial."""
         self._shared = Shared(**shared)
-        error, self.failures = self._shared.check(self._train.validate, trials)
+        error, self.failures = self._shared.check(
+            self._train.validate, trials, unread=self._train.unread
+        )
         return error
 
     def train(

@@ -19,6 +19,7 @@ from playbook_jax.studies import (
     measurement,
     pack_choice,
     places,
+    shared,
     shares,
     specification as specification_lib,
 )
@@ -95,6 +96,9 @@ def _validate(specification: Specification, trials: Trials, train_module: str) -
             configs.append(train.validate(config))
         except UsageError as error:
             raise UsageError(f"trial {row['trial']}: {error}") from error
+    dead = shared.dead_axis(trials, configs, train.unread)
+    if dead:
+        raise UsageError(dead)
     return configs
 
 

@@ -1,14 +1,14 @@
 """What all trials of a study share, as whoever runs them was told it, and what follows for one of them."""
 
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib, raised, sources as sources_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import jobs, specification
+from playbook_jax.studies import conditions, jobs, specification
 from playbook_jax.studies.executor import Trial
 
 
@@ -46,24 +46,26 @@ class Shared:
     def check(
         self,
         validate: Callable[[ConfigDict], Any],
-        trials: Iterable[Trial],
+        trials: Sequence[Trial],
         before_each: Callable[[], None] = lambda: None,
+        unread: Callable[[ConfigDict], Set[str]] = lambda config: set(),
     ) -> tuple[str, dict[int, str]]:
         """Has `validate` look at the trials; of those that share a program, once where it can't be made.
 
         Returns:
-          What it refuses the first trial for that can't be run, or ""; and, by trial, what the model has
-          raised where its program can't be made.
+          What is wrong with the first trial that can't be run, or with what the study varies (see
+          `dead_axis`), or ""; and, by trial, what the model has raised where its program can't be made.
         """
         broken: dict[str, str] = {}
         failures: dict[int, str] = {}
+        configs = []
         for trial in trials:
             before_each()
             number, program = trial["trial"], jobs.static(trial)
             try:
-                config = self.config(number, trial["parameters"])
+                configs.append(self.config(number, trial["parameters"]))
                 if program not in broken:
-                    validate(config)
+                    validate(configs[-1])
             except UsageError as error:
                 return f"trial {number}: {error}", {}
             except Exception as error:  # the model's own; the trials of other programs can be run
@@ -71,4 +73,27 @@ class Shared:
                 broken[program] = raised.describe(error)
             if program in broken:
                 failures[number] = broken[program]
-        return "", failures
+        return ("", failures) if failures else (dead_axis(trials, configs, unread), {})
+
+
+def dead_axis(
+    trials: Sequence[Trial],
+    configs: Sequence[ConfigDict],
+    unread: Callable[[ConfigDict], Set[str]],
+) -> str:
+    """Returns what is wrong where a hyperparameter varies that no trial of a study reads, or "".
+
+    Args:
+      trials: those that are to run; of a study of which some have ended, nothing is said.
+      configs: theirs.
+      unread: (config) → paths of hparams that nothing reads with it.
+    """
+    if [trial["trial"] for trial in trials] != list(range(len(trials))):
+        return ""
+    varied, read = set(), set()
+    for trial, config in zip(trials, configs, strict=True):
+        names = {conditions.path(key) for key in trial["parameters"]}
+        varied |= names
+        read |= names - unread(config)
+    dead = sorted(varied - read)
+    return f"nothing reads {', '.join(dead)} in any trial, but the study varies it" if dead else ""

@@ -2,6 +2,6 @@
 
 from playbook_jax.packing import Lane, train as train_pack
 from playbook_jax.step_time import OUT_OF_MEMORY, measure as step_time
-from playbook_jax.train import train, validate
+from playbook_jax.train import train, unread, validate
 
-__all__ = ["OUT_OF_MEMORY", "Lane", "step_time", "train", "train_pack", "validate"]
+__all__ = ["OUT_OF_MEMORY", "Lane", "step_time", "train", "train_pack", "unread", "validate"]

@@ -86,7 +86,9 @@ class _Worker:
         from playbook_jax.studies.running import Heartbeat
 
         heart = Heartbeat(self._answer)
-        error, failures = self._shared.check(self._train.validate, trials, heart.beat)
+        error, failures = self._shared.check(
+            self._train.validate, trials, heart.beat, self._train.unread
+        )
         if error:
             self._answer(kind="usage_error", error=error)
         else:
