@@ -126,11 +126,21 @@ def _decision(name: str, changes: "list[Change]", found: Sequence[Finding]) -> D
         name,
         _kind(moved[0].proposal) if moved else LEAVE,
         all(c.proposal.sure for c in followed),
-        "; ".join(c.text for c in (moved or followed)),
+        _text(moved or followed),
         tuple(found[i].answer for i in behind),
         tuple(behind),
         refused,
     )
+
+
+def _text(changes: "list[Change]") -> str:
+    """Returns what is done: of a range that both ends move, where it then goes from and to."""
+    ends = {c.proposal.side: c.proposal.value for c in changes}
+    if len(changes) == 2 and ends.keys() == set(SIDES):
+        label = changes[0].proposal.name.removeprefix("hparams.")
+        low, high = (numerals.value(ends[side]) for side in SIDES)
+        return f"Search {label} from {low} to {high}"
+    return "; ".join(change.text for change in changes)
 
 
 def _places(change: "Change", found: Sequence[Finding]) -> list[int]:

@@ -54,6 +54,14 @@ UNLEARNED = Threshold(
     "a training loss that ends above this part of where it began shows nothing learned, or all "
     "lost again: a result as bad as that of a trial that the contract calls infeasible",
 )
+MOST = Threshold(
+    "failed.most",
+    0.25,
+    0,
+    1,
+    "what part of the trials that learned can be far outside: more of them are no exception but a level of their "
+    "own, that of an optimizer, say, and what moves the objective explains it",
+)
 FEWEST = 8  # trials that learned, of which one can be far outside the others
 REASONS = {
     "unlearned": "the training loss ended about where it began",
@@ -100,7 +108,7 @@ def outlying(
     """
     if len(objectives) < FEWEST:
         return [False] * len(objectives)
-    deviations, gap = (set_.get(t.name, t.default) for t in (DEVIATIONS, GAP))
+    deviations, gap, most = (set_.get(t.name, t.default) for t in (DEVIATIONS, GAP, MOST))
     costs = _scaled(metric, maximize, np.asarray(objectives, float))
     ordered = np.sort(costs)
     half = (len(ordered) + 1) // 2
@@ -117,7 +125,9 @@ def outlying(
     ]
     edge = min(beyond, default=math.inf)
     # Where the better half came to the same objective, no scatter says what is far.
-    return [bool(scatter > 0 and cost >= edge) for cost in costs]
+    if scatter <= 0 or np.sum(ordered >= edge) > most * len(ordered):
+        edge = math.inf
+    return [bool(cost >= edge) for cost in costs]
 
 
 def _scaled(metric: str, maximize: bool, values: np.ndarray) -> np.ndarray:

@@ -209,7 +209,9 @@ def _parsed(name: str, space: Any) -> dict[str, Any]:
 
 def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
     label, role = proposal.name.removeprefix("hparams."), made.role(proposal.name)
-    was = made.roles.get(role, {}).get(proposal.name, {})
+    # What it was in the study, and not after another change of the same range.
+    was = (study.specification.get(role) or {}).get(proposal.name, {})
+    was = was if role in ROLES else {}
     if proposal.kind in (EXTEND, NARROW):
         if not proposal.side:
             low, high = map(numerals.value, proposal.value)

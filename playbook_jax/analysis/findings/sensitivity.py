@@ -141,7 +141,10 @@ def _describe(study: Study, effect: Effect) -> str:
     if not effect.matters:
         return f"{share}, {by_chance}: among the trials that train it may matter or not.{_decides(study, effect)}"
     best = ""
-    if effect.best is not None and isinstance(h.space, Range):
+    beyond = _failing_side(study, h, effect.best)
+    if beyond:
+        best = f"; better towards {'small' if beyond == LOW else 'large'} values, up to where training fails"
+    elif effect.best is not None and isinstance(h.space, Range):
         best = f"; best about {numerals.number(h.value(effect.best), 2)}"
         bounds = _narrowed(study, effect)
         if bounds:
@@ -195,6 +198,8 @@ def _narrowed(study: Study, effect: Effect) -> tuple[float | int, float | int] |
     (h,) = effect.hyperparameters
     if not effect.matters or effect.good is None or not isinstance(h.space, Range):
         return None
+    if any(_failing_side(study, h, place) for place in (effect.best, *effect.good)):
+        return None  # where training fails is what the other question says
     low, high = effect.good
     if high - low > MOST_KEPT.of(study):
         return None
@@ -203,6 +208,15 @@ def _narrowed(study: Study, effect: Effect) -> tuple[float | int, float | int] |
         inside = None if _open(study, h, side, place) else feasible.inward(h, place, side)
         bounds.append(h.bound(side) if inside is None else inside)
     return (bounds[0], bounds[1]) if bounds[0] < bounds[1] else None
+
+
+def _failing_side(study: Study, h: Hyperparameter, place: float | None) -> str:
+    """Returns the side on which a place lies in an end that is left out because training fails; else empty."""
+    for end, wish in feasible.narrowing(study):
+        beyond = place is not None and (place - end.edge) * (-1 if end.side == LOW else 1) > 1e-9
+        if wish.name == h.name and beyond:
+            return end.side
+    return ""
 
 
 def _open(study: Study, h: Hyperparameter, side: str, place: float) -> bool:
