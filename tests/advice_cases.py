@@ -1,6 +1,7 @@
 """Random studies with a known truth in which advice has been wrong: for tests and the benchmark.
 
-Each case makes a study from a generator and a number of trials, and says of the findings' decisions whether they are
+Each case makes a study from a generator and a number of trials, and says of the findings' decisions whether
+they are
 wrong: a feature is removed or a hyperparameter fixed that is needed, a bound lies where everything fails, a
 finding asks for what the decision refuses.
 """
@@ -81,7 +82,7 @@ def can_go(study: study_lib.Study, name: str) -> bool:
 
 
 def can_be_fixed(study: study_lib.Study, name: str, lost: Callable[[float], float]) -> bool:
-    """Says whether a hyperparameter is fixed where so much is lost, from its place, that it is worth having."""
+    """Says whether a hyperparameter is fixed where more is lost, from its place, than is worth having."""
     found, _ = advised(study)
     axis = next(h for h in study.hyperparameters if h.name == name)
     values = [
@@ -165,7 +166,7 @@ def fail_on_both_sides(rng, trials):
 
 
 def beyond_the_last(study: study_lib.Study) -> bool:
-    """Says whether a bound that is recommended lies beyond the last trial that trained, others failing there."""
+    """Says whether a recommended bound lies beyond the last trial that trained, others failing there."""
     found, table = advised(study)
     bounds = [(p.name, p.side, p.value) for f in found for p in f.proposals if p.kind == NARROW]
     bounds = [
@@ -202,7 +203,7 @@ def not_narrowed_on_both_sides(study: study_lib.Study) -> bool:
 
 
 def contradicts(study: study_lib.Study) -> bool:
-    """Says whether a finding asks for what the decision refuses, or two decisions are of one hyperparameter."""
+    """Says whether a finding asks for what is refused, or two decisions are of one hyperparameter."""
     found, table = advised(study)
     names = [d.name for d in table]
     if len(names) != len(set(names)):
@@ -298,6 +299,5 @@ CASES = (
     Advice("a wide study has outliers", wide, lambda s: bool(s.failures)),
     Advice("one trial at 48 % is not seen", one_at_chance, lambda s: not s.failures),
 )
-# What is of no use beside an effect of 30 times the noise, and is not recognised: without a goal, for 20 trials
-# cannot tell.
+# What is of no use beside an effect of 30 times the noise: no goal, for 20 trials cannot tell.
 RECOGNISED = Advice("nothing to gain, and not recognised", beside(straight, 0), harmless_stays, 1.0)

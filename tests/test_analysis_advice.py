@@ -122,7 +122,7 @@ def test_no_finding_asks_for_what_is_decided_otherwise(quickstart):
 
 @pytest.fixture(scope="module")
 def three_ways(tmp_path_factory):
-    """A study on disk of 16 trials, of which one diverged, one ended where it began, and one is far outside."""
+    """A study on disk: one of 16 trials diverged, one ended where it began, and one is far outside."""
     directory = tmp_path_factory.mktemp("failed") / "s"
     truth = synthetic.Truth(lambda u: 0.5 * u[RATE], infeasible=lambda u: u[RATE] > 0.95)
     synthetic.write(directory, truth, num_trials=16)

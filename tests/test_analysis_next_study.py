@@ -69,7 +69,7 @@ def test_findings_propose_what_their_actions_say(tmp_path):
     (found,) = infeasible.check(study)
     (proposal,) = found.proposals
     assert (proposal.kind, proposal.name, proposal.side) == (NARROW, RATE, "high")
-    # The last that trains, and not beyond it: what lies between that and the first failure, no trial has tried.
+    # The last that trains: what lies between that and the first failure, no trial has tried.
     last = max(t.parameters[RATE] for t in study.of_state("COMPLETE"))
     assert proposal.value <= last
     assert proposal.value == pytest.approx(last, rel=5e-3)

@@ -1,19 +1,20 @@
 """What decides whether training works: where the trials that fail to train lie, on both sides.
 
-Too small a learning rate learns nothing, and too large a one diverges: two failures, with what trains between
-them. So each direction of the search space (an axis, or a learning rate with what it acts through: over
-1 − momentum, times the clipping threshold) is cut into a low end, a middle and a high end, where that makes what
-was seen most probable, and each end is tested against the middle: by Fisher's exact test, times the number of cuts, or
-by how many fail in a row from the end on. Half of the chance is for the axis of the learning rate, the first suspect;
-all is times the number of ends that were looked at.
+Too small a learning rate learns nothing, and too large a one diverges: two failures, with what trains
+between them. So each direction of the search space (an axis, or a learning rate with what it acts through:
+over 1 − momentum, times the clipping threshold) is cut into a low end, a middle and a high end, where that
+makes what was seen most probable, and each end is tested against the middle: by Fisher's exact test, times
+the number of cuts, or by how many fail in a row from the end on. Half of the chance is for the axis of the
+learning rate, the first suspect; all is times the number of ends that were looked at.
 
-Which hyperparameters decide, the additive fit of `sensitivity` says with failure in place of the objective: its
-parabolas have two sides. The other choice was scikit-learn's random forest (or extremely randomized trees) with
-permutation importance. In 40 simulated studies where training fails above a learning_rate ·
-min(clip_norm, 1) / (1 − momentum), the fit names, of 20 trials, the learning rate in all, the momentum in 8 % and
-clipping in 2 %; of 60 in 100, 75 and 12 %. A forest whose threshold is set by the truth that is not known,
-so that it errs as often, names 100, 28 and 18 %, and 100, 90 and 42 %; but by itself it has no threshold, and takes
-3 seconds, a hundred times more to find one by permuting failures. What clipping does is found by its direction.
+Which hyperparameters decide, the additive fit of `sensitivity` says with failure in place of the objective:
+its parabolas have two sides. The other choice was scikit-learn's random forest (or extremely randomized
+trees) with permutation importance. In 40 simulated studies where training fails above a learning_rate ·
+min(clip_norm, 1) / (1 − momentum), the fit names, of 20 trials, the learning rate in all, the momentum in 8
+% and clipping in 2 %; of 60 in 100, 75 and 12 %. A forest whose threshold is set by the truth that is not
+known, so that it errs as often, names 100, 28 and 18 %, and 100, 90 and 42 %; but by itself it has no
+threshold, and takes 3 seconds, a hundred times more to find one by permuting failures. What clipping does
+is found by its direction.
 """
 
 import dataclasses
@@ -56,7 +57,7 @@ PURE = Threshold(
     "what part of an end's trials must fail: where more train, the end is not lost",
 )
 RATE = "hparams.learning_rate"
-SIMPLER = 2.0  # by how much likelier (in logarithms) a direction of several hyperparameters must be than an axis
+SIMPLER = 2.0  # by how much likelier (in logarithms) several hyperparameters together must be than an axis
 PERCENTILE = 90  # of the gradient norms: beyond it clipping does next to nothing
 FEWEST = 2  # one failure lies somewhere
 
@@ -153,9 +154,9 @@ def _among(study: Study, trials: list[Trial]) -> list[Interval]:
 def narrowing(study: Study) -> list[tuple[End, Proposal]]:
     """Returns the bounds that leave out the ends in which training fails, each with the end.
 
-    An end is one of an axis: where it is that of several hyperparameters together, no bound of one of them leaves it
-    out. A bound is never beyond the last trial that trained. After the axis that tells most, the next one is
-    looked for among the trials that are left.
+    An end is one of an axis: where it is that of several hyperparameters together, no bound of one of them
+    leaves it out. A bound is never beyond the last trial that trained. After the axis that tells most, the
+    next one is looked for among the trials that are left.
     """
     trials, made = [*study.failures, *study.learned], []
     ranges = {h.name: h for h in study.hyperparameters if isinstance(h.space, Range)}
@@ -169,7 +170,7 @@ def narrowing(study: Study) -> list[tuple[End, Proposal]]:
             return made
         axis = ranges[found[0].direction.names[0]]
         for end in found[0].ends:
-            bound = _bound(axis, end)
+            bound = inward(axis, end.edge, end.side)
             if bound is not None:
                 sure = end.is_strong(study) and study.best not in end.trained
                 wish = Proposal(NARROW, axis.name, bound, end.side, sure, first=sure)
@@ -270,8 +271,8 @@ def _interval(
 def _least(tail: np.ndarray, inside: np.ndarray, side: str, exact: float) -> float:
     """Returns the chance of an end by either of two tests, both together.
 
-    One is Fisher's, times the number of cuts; the other, which has no cut, that of as many trials in a row that
-    fail, from the end on.
+    One is Fisher's, times the number of cuts; the other, which has no cut, that of as many trials in a row
+    that fail, from the end on.
     """
     failures, number = int(tail.sum() + inside.sum()), len(tail) + len(inside)
     outermost = tail if side == LOW else tail[::-1]
@@ -345,13 +346,8 @@ def fisher(successes: int, of: int, all_successes: int, number: int) -> float:
     )
 
 
-def _bound(axis: Hyperparameter, end: End) -> float | int | None:
-    """Returns the value of the last trial that trained, so rounded that it stays inside; None at the bound."""
-    return inward(axis, end.edge, end.side)
-
-
 def inward(axis: Hyperparameter, place: float, side: str) -> float | int | None:
-    """Returns a bound at a place of an axis in few digits, not beyond it; None for the bound that is there."""
+    """Returns a bound at a place of an axis in three digits, not beyond it; None for the bound there is."""
     value = axis.value(place)
     if axis.space.type == "int":
         bound = value

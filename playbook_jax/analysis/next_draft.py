@@ -1,8 +1,8 @@
 """The next study as data: which of the findings' proposals are taken, in which order, and what is left.
 
-The order is that of `decisions`. What wants something else for the same hyperparameter is refused, and told. What
-a study asks about is never narrowed or fixed: that is the answer to its question, and up to its reader, until one
-of its trials is adopted.
+The order is that of `decisions`. What wants something else for the same hyperparameter is refused, and
+told. What a study asks about is never narrowed or fixed: that is the answer to its question, and up to its
+reader, until one of its trials is adopted.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ from playbook_jax.analysis import (
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, to_do
 from playbook_jax.analysis.markup import escape, items, prose, tag, trial
-from playbook_jax.analysis.study import STATES, Study, Trial
+from playbook_jax.analysis.study import Study, Trial
 
 # What a verdict looks like: class, and a shape that reads without colour.
 _VERDICTS = {

@@ -139,7 +139,12 @@ def _describe(study: Study, effect: Effect) -> str:
             )
         return f"{h.label} is within {why}{fixed}.{_decides(study, effect)}"
     if not effect.matters:
-        return f"{share}, {by_chance}: among the trials that train it may matter or not.{_decides(study, effect)}"
+        may = (
+            "among the trials that train it may matter or not"
+            if study.failures
+            else "it may matter or not"
+        )
+        return f"{share}, {by_chance}: {may}.{_decides(study, effect)}"
     best = ""
     beyond = _failing_side(study, h, effect.best)
     if beyond:
@@ -158,7 +163,7 @@ def _decides(study: Study, effect: Effect) -> str:
     (h,) = effect.hyperparameters
     if h.name not in feasible.deciding(study):
         return ""
-    return f" But it decides whether training works."
+    return " But it decides whether training works."
 
 
 def _describe_pair(pair: Effect) -> str:
@@ -211,7 +216,7 @@ def _narrowed(study: Study, effect: Effect) -> tuple[float | int, float | int] |
 
 
 def _failing_side(study: Study, h: Hyperparameter, place: float | None) -> str:
-    """Returns the side on which a place lies in an end that is left out because training fails; else empty."""
+    """Returns the side on which a place lies in an end where training fails; empty where it does not."""
     for end, wish in feasible.narrowing(study):
         beyond = place is not None and (place - end.edge) * (-1 if end.side == LOW else 1) > 1e-9
         if wish.name == h.name and beyond:
