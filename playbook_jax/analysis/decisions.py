@@ -191,7 +191,8 @@ def _worded(finding: Finding, made: "Draft") -> Finding:
         if any(same(p, c.proposal) for p in finding.proposals)
     ]
     action = " ".join(f"{'' if c.proposal.sure else 'Perhaps: '}{c.text}." for c in followed)
-    notes = [numerals.sentence(f"Not followed: {c.text}; {c.refused}") for c in refused]
+    notes = [f"Not followed: {c.text}; {c.refused}" for c in refused]
+    notes = [note if note.endswith(".”") else f"{note}." for note in notes]
     return dataclasses.replace(
         finding,
         action=action if finding.action else "",

@@ -97,7 +97,7 @@ def _answer(study: Study, found: Sensitivity) -> str:
     if deciding:
         text = (
             f"Among the trials that train, {text[0].lower() if not matter else text[0]}{text[1:]}; whether "
-            f"they do depends on {numerals.some(deciding, 3)}"
+            f"a trial trains depends on {numerals.some(deciding, 3)}"
         )
     return f"{text}."
 

@@ -101,7 +101,7 @@ def _end(found: Interval, end: End) -> str:
     kind = f"{numerals.count(diverged)} of them diverged" if diverged else "none of them diverged"
     others = numerals.share(end.inside[0], sum(end.inside))
     return (
-        f"{beyond} {found.direction.label} {found.direction.show(end.edge)} "
+        f"{beyond} {found.direction.label} {found.direction.show(end.edge)}, "
         f"{numerals.share(number, all_)} trials fail ({kind}), of the others {others}: by chance "
         f"{numerals.probability(end.exact)} (Fisher's exact test), over all cuts looked at "
         f"{numerals.probability(end.chance)}."
