@@ -126,14 +126,14 @@ def _decision(name: str, changes: "list[Change]", found: Sequence[Finding]) -> D
         name,
         _kind(moved[0].proposal) if moved else LEAVE,
         all(c.proposal.sure for c in followed),
-        _text(moved or followed),
+        text(moved or followed),
         tuple(found[i].answer for i in behind),
         tuple(behind),
         refused,
     )
 
 
-def _text(changes: "list[Change]") -> str:
+def text(changes: "Sequence[Change]") -> str:
     """Returns what is done: of a range that both ends move, where it then goes from and to."""
     ends = {c.proposal.side: c.proposal.value for c in changes}
     if len(changes) == 2 and ends.keys() == set(SIDES):
