@@ -4,7 +4,8 @@
     scripts/benchmark_findings.py                                  all; a few minutes
     scripts/benchmark_findings.py --only=overfit --studies=1000    those whose names contain a word
 
-For each finding: the part of so many studies of 20 and of 100 trials in which it comes though there is
+First how often advice is wrong, on studies in which it has been (tests/advice_cases.py), goal 5 % or none.
+Then for each finding: the part of so many studies of 20 and of 100 trials in which it comes though there is
 nothing (false alarm, goal 5 %), and in which it does not though there is an effect of three times the
 noise (miss, goal 10 %). The studies are described where they are made, in tests/finding_studies.py
 and tests/finding_cases.py.
@@ -36,13 +37,18 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"{argv[1]!r} is not a flag; see --help")
     if not all(trials in ("20", "100") for trials in FLAGS.trials):
         raise UsageError("--trials can be 20, 100 or 20,100: for these the studies are made")
+    import advice_cases
     import finding_cases
     import finding_studies
 
     cases = [case for case in finding_cases.CASES if FLAGS.only in case.name]
-    if not cases:
-        names = ", ".join(case.name for case in finding_cases.CASES)
+    advice = [
+        case for case in (*advice_cases.CASES, advice_cases.RECOGNISED) if FLAGS.only in case.name
+    ]
+    if not cases and not advice:
+        names = ", ".join(case.name for case in (*finding_cases.CASES, *advice_cases.CASES))
         raise UsageError(f"no finding's name contains {FLAGS.only!r}: {names}")
+    _advice(advice)
     print(
         f"{FLAGS.studies} random studies each; goals: false alarms {ALARMS:.0%}, misses {MISSES:.0%}"
     )
@@ -66,6 +72,17 @@ def main(argv: list[str]) -> None:
     untried = finding_cases.untried()
     if untried:
         print(f"No random studies try: {', '.join(untried)}")
+
+
+def _advice(cases: list) -> None:
+    """Prints how often advice is wrong."""
+    import advice_cases
+
+    print(f"{FLAGS.studies} random studies each: in how many the advice is wrong, and the goal")
+    for case in cases:
+        rates = [advice_cases.rate(case, int(n), FLAGS.studies, FLAGS.seed) for n in FLAGS.trials]
+        cells = [f"{rate:.1%}{'!' * (rate > case.goal)}".rjust(10) for rate in rates]
+        print(f"{case.name:<52}{''.join(cells)}{case.goal:>8.0%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from playbook_jax.analysis import (
     adoption_page,
     adoption_report,
     adoption_text,
-    crowding,
     features,
+    gains,
 )
 from playbook_jax.analysis.adoption import Chosen, Comparison, Side
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, features as finding_features
@@ -56,20 +56,20 @@ def test_what_does_not_help_can_go(gain, verdict, told):
         assert found.action.startswith("Set dropout_rate to 0, and check it by replicates")
 
 
-def test_the_gain_is_bounded_as_by_least_squares():
+def test_what_is_lost_is_bounded_as_by_least_squares():
     rng, u = np.random.default_rng(1), np.linspace(0, 1, 101)
-    # One hyperparameter, so that nothing else is taken out; the scores are normal already.
+    # One hyperparameter, and a straight effect beside normal noise: no other scale or degree is better.
     made = synthetic.made(
-        [{"at": [at], "objective": float(-0.5 * at + rng.normal())} for at in u],
+        [{"at": [at], "objective": float(-3 * at + rng.normal())} for at in u],
         spaces={DROPOUT: SPACES[DROPOUT]},
         metric="validation/loss",
     )
     (axis,) = made.hyperparameters
-    scores = crowding.normal_scores(made.costs(made.learned))
+    costs = made.costs(made.learned)
     places = np.array([axis.unit(t.parameters[DROPOUT]) for t in made.learned])
     columns = np.stack([np.ones_like(places), places, places**2], axis=1)
-    weights, *_ = np.linalg.lstsq(columns, scores, rcond=None)
-    sd = np.sqrt(((scores - columns @ weights) ** 2).sum() / 98)
+    weights, *_ = np.linalg.lstsq(columns, costs, rcond=None)
+    sd = np.sqrt(((costs - columns @ weights) ** 2).sum() / 98)
     covariance = sd**2 * np.linalg.inv(columns.T @ columns)
     bounds = []
     for at in np.linspace(0.05, 1, 20):
@@ -78,7 +78,10 @@ def test_the_gain_is_bounded_as_by_least_squares():
         bounds.append(
             contrast @ weights + 1.6606 * error
         )  # Student's 95 % with 98 degrees of freedom
-    assert finding_features.most_gain(made, axis) == pytest.approx(max(bounds) / sd, rel=0.01)
+    surface = gains.Surface(made, [axis])
+    assert surface.most_lost(axis, 0.0) == pytest.approx(max(bounds) / sd, rel=0.01)
+    # Held where it is best, next to nothing is lost.
+    assert surface.most_lost(axis, 0.5) < 0.5
 
 
 def test_of_a_clipping_threshold_the_largest_is_weakest():

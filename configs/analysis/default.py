@@ -97,18 +97,43 @@ def get_config() -> ConfigDict:
     # the best is not alone by luck
     config.enough_trials.good = 3
 
+    config.failed = ConfigDict()
+    # The playbook: trials "many standard deviations worse" are uncharacteristically bad; so many
+    # from the median, of the scatter of the better half
+    config.failed.deviations = 4.0
+    # And beyond a gap of so many, which the tail of a wide study does not have
+    config.failed.gap = 2.5
+    # A training loss that ends above this part of where it began shows nothing learned, or all
+    # lost again: a result as bad as that of a trial that the contract calls infeasible
+    config.failed.unlearned = 0.9
+    # What part of the trials that learned can be far outside: more of them are no exception but a
+    # level of their own, that of an optimizer, say, and what moves the objective explains it
+    config.failed.most = 0.25
+
     config.fairness = ConfigDict()
     # A value tried with fewer than this part of another one's trials has had less luck to choose
     # from; a joint study of 20 trials gives each of two values 10, give or take one
     config.fairness.fewer = 0.6666666666666666
 
+    config.feasible = ConfigDict()
+    # Of an end in which training fails where there is none, over all the cuts and ends; customary
+    config.feasible.chance = 0.05
+    # From which chance on the evidence is strong, so that the next study leaves the end out
+    # without asking
+    config.feasible.strong = 0.01
+    # What part of an end's trials must fail: where more train, the end is not lost
+    config.feasible.pure = 0.75
+
     config.features = ConfigDict()
     # A range that has no zero goes near enough to it if its strongest value is so many times its
     # weakest
     config.features.near_off = 100.0
-    # A feature that gains less than so many standard deviations of the scatter between like
-    # trials can go: one run in four of the worse side is better all the same
-    config.features.worth = 1.0
+
+    config.gains = ConfigDict()
+    # What is worth having: a gain of so many standard deviations of the retrain noise, or where
+    # that is not known of what scatters around the fit; one of that size is seen in a single pair
+    # of runs 9 times in 10
+    config.gains.worth = 2.0
 
     config.gradient_outliers = ConfigDict()
     # "far above the 90th percentile" of the steps around: so many times; log-normal norms whose
@@ -195,6 +220,9 @@ def get_config() -> ConfigDict:
     # How far training may be above where it was, in standard errors of a smoothed value, and
     # still not rise
     config.overfitting.training_errors = 3.0
+    # What part of the trials that count must overfit before regularization is added without
+    # asking: where one of three was acted on, the next study got worse
+    config.overfitting.most = 0.5
 
     config.periodicity = ConfigDict()
     # That scatter alone is so periodic: a bug is not to be suspected lightly
@@ -210,19 +238,8 @@ def get_config() -> ConfigDict:
     # How often anything may be said to matter that does not: half of it for the hyperparameters
     # in each of three ways of looking, half for the pairs; by simulation that comes to 4 %
     config.sensitivity.chance = 0.03
-    # And for what is within noise: it does not stand out at all, and without it unseen trials are
-    # predicted no worse
-    config.sensitivity.noise_chance = 0.2
-    # Where the retrain noise is known, a hyperparameter is within it that changes the objective
-    # over its range by no more than so many of its standard deviations
-    config.sensitivity.within = 2.0
     # Of an axis that is worth narrowing
     config.sensitivity.most_kept = 0.6
-
-    config.study = ConfigDict()
-    # A training loss that ends above this part of where it began shows nothing learned, or all
-    # lost again: a result as bad as that of a trial that the contract calls infeasible
-    config.study.unlearned = 0.9
 
     config.training_fit = ConfigDict()
     # Validation is hardly worse than training where training has this part of its error: what is
@@ -241,5 +258,10 @@ def get_config() -> ConfigDict:
     # Where a smaller part of the trials rise, it is what their learning rates do to them; a bug
     # would do it to all
     config.training_loss.many = 0.5
+
+    config.works = ConfigDict()
+    # Where a smaller part of the trials trains, the sides on which they fail are cut off; with
+    # more, the space is good: it shows where its end is
+    config.works.least = 0.8
 
     return config

@@ -65,7 +65,9 @@ class Field:
         """
         self.trials = list(study.ranked if trials is None else trials)
         self.study = study
-        self._scores = normal_scores(study.costs(self.trials))
+        # What failed to train is worst, whatever it had reached before.
+        failed = np.array([trial.failed for trial in self.trials], bool)
+        self._scores = normal_scores(np.where(failed, np.inf, study.costs(self.trials)))
         self._effects = self._fit()
 
     @property

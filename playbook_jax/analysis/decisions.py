@@ -3,16 +3,16 @@
 The order of precedence, by which one wish has its way and others for the same hyperparameter yield:
 
 1. What a study asks about is not narrowed, fixed or removed: that is the answer to its question.
-2. An end in which training fails, on strong evidence, is left out, whatever else is wanted of that bound: a remedy that
-   is added shows its worth below it, and where the best then crowd the bound, that is extended.
+2. An end in which training fails, on strong evidence, is left out, whatever else is wanted of that bound: a
+   remedy that is added shows its worth below it, and where the best then crowd the bound, that is extended.
 3. Wishes that a finding is sure of come before those that it only offers.
 4. Of these, what is pressing (act) before what is worth a look, and that before the rest.
-5. Of these, a search space that is wanted, or wanted larger or smaller, comes before a feature that could be removed,
-   and that before a value that could be fixed: what is still searched is not fixed.
+5. Of these, a search space that is wanted, or wanted larger or smaller, comes before a feature that could
+   be removed, and that before a value that could be fixed: what is still searched is not fixed.
 6. Of these, the finding that comes first in the report: optimization failures are mended first.
 
-Two wishes agree if they are the same, or move the two ends of one range. `next_draft` makes the study of them;
-the table here is what the report's list, findings.json and next_study.py show.
+Two wishes agree if they are the same, or move the two ends of one range. `next_draft` makes the study of
+them; the table here is what the report's list, findings.json and next_study.py show.
 """
 
 import dataclasses
@@ -126,11 +126,21 @@ def _decision(name: str, changes: "list[Change]", found: Sequence[Finding]) -> D
         name,
         _kind(moved[0].proposal) if moved else LEAVE,
         all(c.proposal.sure for c in followed),
-        "; ".join(c.text for c in (moved or followed)),
+        text(moved or followed),
         tuple(found[i].answer for i in behind),
         tuple(behind),
         refused,
     )
+
+
+def text(changes: "Sequence[Change]") -> str:
+    """Returns what is done: of a range that both ends move, where it then goes from and to."""
+    ends = {c.proposal.side: c.proposal.value for c in changes}
+    if len(changes) == 2 and ends.keys() == set(SIDES):
+        label = changes[0].proposal.name.removeprefix("hparams.")
+        low, high = (numerals.value(ends[side]) for side in SIDES)
+        return f"Search {label} from {low} to {high}"
+    return "; ".join(change.text for change in changes)
 
 
 def _places(change: "Change", found: Sequence[Finding]) -> list[int]:
@@ -160,8 +170,8 @@ def _kind(proposal: Proposal) -> str:
 def worded(study: "Study", found: list[Finding]) -> list[Finding]:
     """Returns the findings, none of which asks for what was decided otherwise.
 
-    Where a wish of a finding is not followed, its action is what is left of it, and its evidence says what was
-    decided and why.
+    Where a wish of a finding is not followed, its action is what is left of it, and its evidence says what
+    was decided and why.
     """
     from playbook_jax.analysis import next_draft
 
@@ -181,7 +191,8 @@ def _worded(finding: Finding, made: "Draft") -> Finding:
         if any(same(p, c.proposal) for p in finding.proposals)
     ]
     action = " ".join(f"{'' if c.proposal.sure else 'Perhaps: '}{c.text}." for c in followed)
-    notes = [numerals.sentence(f"Not followed: {c.text}; {c.refused}") for c in refused]
+    notes = [f"Not followed: {c.text}; {c.refused}" for c in refused]
+    notes = [note if note.endswith(".”") else f"{note}." for note in notes]
     return dataclasses.replace(
         finding,
         action=action if finding.action else "",

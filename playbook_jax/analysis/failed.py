@@ -1,18 +1,19 @@
 """Which trials failed to train: one meaning, wherever trials are counted, ranked, drawn or judged.
 
-A trial failed to train if it is INFEASIBLE (it diverged, or its objective is not finite), if it is COMPLETE and
-its training loss ended about where it began, or if it is COMPLETE and its objective is far outside those
-of the others. Trials that FAILED for another reason (out of memory, an error) say nothing of training.
+A trial failed to train if it is INFEASIBLE (it diverged, or its objective is not finite), if it is COMPLETE
+and its training loss ended about where it began, or if it is COMPLETE and its objective is far outside
+those of the others. Trials that FAILED for another reason (out of memory, an error) say nothing of
+training.
 
-Far outside means beyond a gap: the ordinary worse half of a wide study has no gap. The objectives are compared
-on a logarithmic scale where they are positive (of rates to be maximized, the errors), their scatter is that of
-the better half. Of 300 simulated studies of 20 and of 100 trials, bowls of one to six dimensions, linear and
-log-normal ones, at most 7 % and 1 % had such a trial by this rule, mostly a single one; of trials with 25 to 60 %
-error among others around 2 %, the rule finds all in 95 and 98 % of studies where there is one, and in
-75 and 60 % where a quarter are such.
+Far outside means beyond a gap: the ordinary worse half of a wide study has no gap. The objectives are
+compared on a logarithmic scale where they are positive (of rates to be maximized, the errors), their
+scatter is that of the better half. Of 300 simulated studies of 20 and of 100 trials, bowls of one to six
+dimensions, linear and log-normal ones, at most 7 % and 1 % had such a trial by this rule, mostly a single
+one; of trials with 25 to 60 % error among others around 2 %, the rule finds all in 95 and 98 % of studies
+where there is one, and in 75 and 60 % where a quarter are such.
 
-Source: playbook, "Extracting insight from experimental results": infeasible trials "diverge, get really bad loss
-values, or fail to run"; Figure 7a: "NaNs or uncharacteristically high values of the loss".
+Source: playbook, "Extracting insight from experimental results": infeasible trials "diverge, get really bad
+loss values, or fail to run"; Figure 7a: "NaNs or uncharacteristically high values of the loss".
 """
 
 import collections
@@ -53,6 +54,14 @@ UNLEARNED = Threshold(
     1,
     "a training loss that ends above this part of where it began shows nothing learned, or all "
     "lost again: a result as bad as that of a trial that the contract calls infeasible",
+)
+MOST = Threshold(
+    "failed.most",
+    0.25,
+    0,
+    1,
+    "what part of the trials that learned can be far outside: more of them are no exception but a level of "
+    "their own, that of an optimizer, say, and what moves the objective explains it",
 )
 FEWEST = 8  # trials that learned, of which one can be far outside the others
 REASONS = {
@@ -100,7 +109,7 @@ def outlying(
     """
     if len(objectives) < FEWEST:
         return [False] * len(objectives)
-    deviations, gap = (set_.get(t.name, t.default) for t in (DEVIATIONS, GAP))
+    deviations, gap, most = (set_.get(t.name, t.default) for t in (DEVIATIONS, GAP, MOST))
     costs = _scaled(metric, maximize, np.asarray(objectives, float))
     ordered = np.sort(costs)
     half = (len(ordered) + 1) // 2
@@ -117,7 +126,9 @@ def outlying(
     ]
     edge = min(beyond, default=math.inf)
     # Where the better half came to the same objective, no scatter says what is far.
-    return [bool(scatter > 0 and cost >= edge) for cost in costs]
+    if scatter <= 0 or np.sum(ordered >= edge) > most * len(ordered):
+        edge = math.inf
+    return [bool(cost >= edge) for cost in costs]
 
 
 def _scaled(metric: str, maximize: bool, values: np.ndarray) -> np.ndarray:

@@ -1,23 +1,28 @@
 """What decides whether training works: where the trials that fail to train lie, on both sides.
 
-Too small a learning rate learns nothing, and too large a one diverges: two failures, with what trains between
-them. So each direction of the search space (an axis, or a learning rate with what it acts through: over
-1 − momentum, times the clipping threshold) is cut into a low end, a middle and a high end, where that makes what
-was seen most probable, and each end is tested by itself, by Fisher's exact test and times the number of
-cuts and of ends that were looked at.
+Too small a learning rate learns nothing, and too large a one diverges: two failures, with what trains
+between them. So each direction of the search space (an axis, or a learning rate with what it acts through:
+over 1 − momentum, times the clipping threshold) is cut into a low end, a middle and a high end, where that
+makes what was seen most probable, and each end is tested against the middle: by Fisher's exact test, times
+the number of cuts, or by how many fail in a row from the end on. Half of the chance is for the axis of the
+learning rate, the first suspect; all is times the number of ends that were looked at.
 
-Which hyperparameters decide, the additive fit of `sensitivity` says with failure in place of the objective: its
-parabolas have two sides. The other choice was scikit-learn's random forest (or extremely randomized trees) with
-permutation importance. In 40 simulated studies where training fails above a learning_rate ·
-min(clip_norm, 1) / (1 − momentum), the fit names, of 20 trials, the learning rate in all, the momentum in 8 % and
-clipping in 2 %; of 60 in 100, 75 and 12 %. A forest whose threshold is set by the truth that is not known,
-so that it errs as often, names 100, 28 and 18 %, and 100, 90 and 42 %; but by itself it has no threshold, and takes
-3 seconds, a hundred times more to find one by permuting failures. What clipping does is found by its direction.
+Which hyperparameters decide, the additive fit of `sensitivity` says with failure in place of the objective:
+its parabolas have two sides. The other choice was scikit-learn's random forest (or extremely randomized
+trees) with permutation importance. In 40 simulated studies where training fails above a learning_rate ·
+min(clip_norm, 1) / (1 − momentum), the fit names, of 20 trials, the learning rate in all, the momentum in 8
+% and clipping in 2 %; of 60 in 100, 75 and 12 %. A forest whose threshold is set by the truth that is not
+known, so that it errs as often, names 100, 28 and 18 %, and 100, 90 and 42 %; but by itself it has no
+threshold, and takes 3 seconds, a hundred times more to find one by permuting failures. What clipping does
+is found by its direction.
 """
 
 import dataclasses
+import functools
 import math
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +32,7 @@ from playbook_jax.analysis.hyperparameters import HIGH, LOW, SIDES, Hyperparamet
 from playbook_jax.analysis.proposals import NARROW, Proposal
 from playbook_jax.analysis.study import Study, Trial
 from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.studies import conditions
 from playbook_jax.studies.search_space import Range
 
 CHANCE = Threshold(
@@ -50,7 +56,8 @@ PURE = Threshold(
     1,
     "what part of an end's trials must fail: where more train, the end is not lost",
 )
-SIMPLER = 2.0  # by how much likelier (in logarithms) a direction of several hyperparameters must be than an axis
+RATE = "hparams.learning_rate"
+SIMPLER = 2.0  # by how much likelier (in logarithms) several hyperparameters together must be than an axis
 PERCENTILE = 90  # of the gradient norms: beyond it clipping does next to nothing
 FEWEST = 2  # one failure lies somewhere
 
@@ -104,36 +111,57 @@ class Interval:
         return next((end for end in self.ends if end.side == side), None)
 
 
-def find(study: Study, trials: list[Trial] | None = None) -> list[Interval]:
-    """Returns the intervals outside of which training fails, what tells most first.
+def _remembered(function: Callable[[Study], Any]) -> Callable[[Study], Any]:
+    """Returns a function of a study that works once: several findings ask the same of 1,000 trials."""
 
-    Args:
-      study: the study.
-      trials: of those that ended, the ones to be looked at; all when None.
-    """
-    study = study.drawn
-    trials = [*study.failures, *study.learned] if trials is None else trials
+    @functools.wraps(function)
+    def asked(study: Study) -> Any:
+        kept = study.drawn.__dict__.setdefault(
+            "_feasible", {}
+        )  # as a cached property keeps its value
+        if function.__name__ not in kept:
+            kept[function.__name__] = function(study.drawn)
+        return kept[function.__name__]
+
+    return asked
+
+
+@_remembered
+def find(study: Study) -> list[Interval]:
+    """Returns the intervals outside of which training fails, what tells most first."""
+    return _among(study, [*study.failures, *study.learned])
+
+
+def _among(study: Study, trials: list[Trial]) -> list[Interval]:
+    """Returns the intervals that some of the ended trials show."""
     failed = np.array([t.failed for t in trials], bool)
     if failed.sum() < FEWEST or (~failed).sum() < FEWEST:
         return []
     looked_at = _directions(study)
-    found = [_interval(study, d, trials, failed, 2 * len(looked_at)) for d in looked_at]
+    # The learning rate is the first suspect: half of the chance is for its own axis.
+    rates = [d for d in looked_at if len(d.names) == 1 and conditions.path(d.names[0]) == RATE]
+    numbers = {True: len(rates), False: len(looked_at) - len(rates)}
+    halves = 2 if min(numbers.values()) else 1
+    found = [
+        _interval(study, d, trials, failed, len(SIDES) * halves * numbers[d in rates])
+        for d in looked_at
+    ]
     simple = [i for i in found if i is not None]
     return sorted(simple, key=lambda i: -(i.gain - SIMPLER * (len(i.direction.names) > 1)))
 
 
+@_remembered
 def narrowing(study: Study) -> list[tuple[End, Proposal]]:
     """Returns the bounds that leave out the ends in which training fails, each with the end.
 
-    An end is one of an axis: where it is that of several hyperparameters together, no bound of one of them leaves it
-    out. A bound is never beyond the last trial that trained. After the axis that tells most, the next one is
-    looked for among the trials that are left.
+    An end is one of an axis: where it is that of several hyperparameters together, no bound of one of them
+    leaves it out. A bound is never beyond the last trial that trained. After the axis that tells most, the
+    next one is looked for among the trials that are left.
     """
-    study = study.drawn
     trials, made = [*study.failures, *study.learned], []
     ranges = {h.name: h for h in study.hyperparameters if isinstance(h.space, Range)}
     while True:
-        found = [i for i in find(study, trials) if i.direction.names[0] in ranges]
+        found = [i for i in _among(study, trials) if i.direction.names[0] in ranges]
         taken = {p.name for _, p in made}
         found = [
             i for i in found if len(i.direction.names) == 1 and i.direction.names[0] not in taken
@@ -142,7 +170,7 @@ def narrowing(study: Study) -> list[tuple[End, Proposal]]:
             return made
         axis = ranges[found[0].direction.names[0]]
         for end in found[0].ends:
-            bound = _bound(axis, end)
+            bound = inward(axis, end.edge, end.side)
             if bound is not None:
                 sure = end.is_strong(study) and study.best not in end.trained
                 wish = Proposal(NARROW, axis.name, bound, end.side, sure, first=sure)
@@ -153,12 +181,12 @@ def narrowing(study: Study) -> list[tuple[End, Proposal]]:
         trials = [t for t in trials if t.number not in left_out]
 
 
+@_remembered
 def deciding(study: Study) -> dict[str, float]:
     """Returns which hyperparameters decide whether training works, each with its chance.
 
     An additive fit to failure, which has two sides; no hyperparameter where too few trials fail or train.
     """
-    study = study.drawn
     trials = [*study.failures, *study.learned]
     failed = np.array([t.failed for t in trials], float)
     axes = [
@@ -192,47 +220,79 @@ def _norm(study: Study) -> float:
 
 
 def _interval(
-    study: Study, direction: Direction, trials: list[Trial], failed: np.ndarray, looks: int
+    study: Study, direction: Direction, trials: list[Trial], failed: np.ndarray, looks: float
 ) -> Interval | None:
     places = np.array([direction.place(t.parameters) for t in trials])
     there = np.flatnonzero(np.isfinite(places))
     there = there[np.argsort(places[there], kind="stable")]
-    ends, left = [], there
-    # The end that tells more first: what it explains must not be held against the other.
-    for side in sorted(SIDES, key=lambda s: -_cut(places[there], failed[there], s)[1]):
-        cut, _ = _cut(places[left], failed[left], side)
-        if cut == 0:
-            continue
-        outside = left[:cut] if side == LOW else left[len(left) - cut :]
-        inside = left[cut:] if side == LOW else left[: len(left) - cut]
-        counts = len(outside), int(failed[outside].sum())
-        exact = fisher(counts[1], counts[0], int(failed[left].sum()), len(left))
-        chance = min(1.0, exact * looks * max(1, int(failed[left].sum())))
-        trained = places[inside[~failed[inside]]]
-        if chance > CHANCE.of(study) or not len(trained):
-            continue
-        ends.append(
-            End(
-                direction,
-                side,
-                float(trained.min() if side == LOW else trained.max()),
-                tuple(trials[i] for i in outside if failed[i]),
-                tuple(trials[i] for i in outside if not failed[i]),
-                (int(failed[inside].sum()), int((~failed[inside]).sum())),
-                exact,
-                chance,
+    tails = _tails(there, places, failed)
+    # An end is compared with what lies inside of both, and held only if that is no chance.
+    while tails:
+        inside = np.array([i for i in there if not any(i in t for t in tails.values())], int)
+        if not len(inside) or failed[inside].all():
+            return None
+        exact = {
+            side: fisher(
+                int(failed[tail].sum()),
+                len(tail),
+                int(failed[tail].sum() + failed[inside].sum()),
+                len(tail) + len(inside),
             )
-        )
-        left = inside
-    if not ends:
+            for side, tail in tails.items()
+        }
+        chances = {
+            side: min(1.0, looks * _least(failed[tail], failed[inside], side, exact[side]))
+            for side, tail in tails.items()
+        }
+        worst = max(chances, key=chances.get)
+        if chances[worst] <= CHANCE.of(study):
+            break
+        del tails[worst]
+    if not tails:
         return None
-    parts = [left, *([_index(trials, t) for t in (*e.failures, *e.trained)] for e in ends)]
-    gain = sum(_likelihood(failed[np.array(part, int)]) for part in parts)
-    return Interval(direction, tuple(ends), gain - _likelihood(failed[there]))
+    trained = places[inside[~failed[inside]]]
+    ends = tuple(
+        End(
+            direction,
+            side,
+            float(trained.min() if side == LOW else trained.max()),
+            tuple(trials[i] for i in tail if failed[i]),
+            tuple(trials[i] for i in tail if not failed[i]),
+            (int(failed[inside].sum()), int((~failed[inside]).sum())),
+            exact[side],
+            chances[side],
+        )
+        for side, tail in tails.items()
+    )
+    gain = sum(_likelihood(failed[part]) for part in (inside, *tails.values()))
+    return Interval(direction, ends, gain - _likelihood(failed[there]))
 
 
-def _index(trials: list[Trial], trial: Trial) -> int:
-    return next(i for i, t in enumerate(trials) if t is trial)
+def _least(tail: np.ndarray, inside: np.ndarray, side: str, exact: float) -> float:
+    """Returns the chance of an end by either of two tests, both together.
+
+    One is Fisher's, times the number of cuts; the other, which has no cut, that of as many trials in a row
+    that fail, from the end on.
+    """
+    failures, number = int(tail.sum() + inside.sum()), len(tail) + len(inside)
+    outermost = tail if side == LOW else tail[::-1]
+    row = len(tail) if outermost.all() else int(np.argmin(outermost))
+    run = math.prod((failures - i) / (number - i) for i in range(row))
+    return 2 * min(run, exact * max(1, failures))
+
+
+def _tails(there: np.ndarray, places: np.ndarray, failed: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the trials of each end in which more fail, the cuts where they make what was seen likeliest."""
+    tails: dict[str, np.ndarray] = {}
+    first = max(SIDES, key=lambda s: _cut(places[there], failed[there], s)[1])
+    for side in (first, LOW if first == HIGH else HIGH, first):
+        other = tails.get(LOW if side == HIGH else HIGH, np.zeros(0, int))
+        left = there[
+            ~np.isin(there, other)
+        ]  # what the other end explains must not be held against this
+        cut, _ = _cut(places[left], failed[left], side)
+        tails[side] = left[:cut] if side == LOW else left[len(left) - cut :]
+    return {side: tail for side, tail in tails.items() if len(tail)}
 
 
 def _cut(places: np.ndarray, failed: np.ndarray, side: str) -> tuple[int, float]:
@@ -286,13 +346,8 @@ def fisher(successes: int, of: int, all_successes: int, number: int) -> float:
     )
 
 
-def _bound(axis: Hyperparameter, end: End) -> float | int | None:
-    """Returns the value of the last trial that trained, so rounded that it stays inside; None at the bound."""
-    return inward(axis, end.edge, end.side)
-
-
 def inward(axis: Hyperparameter, place: float, side: str) -> float | int | None:
-    """Returns a bound at a place of an axis in few digits, not beyond it; None for the bound that is there."""
+    """Returns a bound at a place of an axis in three digits, not beyond it; None for the bound there is."""
     value = axis.value(place)
     if axis.space.type == "int":
         bound = value

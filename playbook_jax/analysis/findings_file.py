@@ -38,13 +38,14 @@ def contents(study: Study, found: list[Finding]) -> dict[str, Any]:
     """Returns what the file holds.
 
     Returns:
-      `format`, `version` (of this program), `study`, `goal`, `objective`, `trials` (how many there are
-      in each state), `failed` (the trials that failed to train, see `failed`), `best` (`trial`, `objective`, `best_step`, `parameters`; None where no trial is
-      complete), `retrain` (how far the retrained best trial scatters: `trial`, `workdir`, `objectives`, `sd`;
-      None where that is not known), `thresholds` (those that an analysis config has set, by name),
-      `verdicts` (how many findings have each), `decisions` (one a hyperparameter, of each all that
-      `decisions.Decision` has: what the report's list and next_study.py show) and `findings`: of each one all that
-      `findings.Finding` has, in the report's order.
+      `format`, `version` (of this program), `study`, `goal`, `objective`, `trials` (how many there are in
+      each state), `failed` (the trials that failed to train, see `failed`), `best` (`trial`, `objective`,
+      `best_step`, `parameters`; None where no trial is complete), `retrain` (how far the retrained best
+      trial scatters: `trial`, `workdir`, `objectives`, `sd`; None where that is not known), `thresholds`
+      (those that an analysis config has set, by name), `verdicts` (how many findings have each),
+      `decisions` (one a hyperparameter, of each all that `decisions.Decision` has: what the report's list
+      and next_study.py show) and `findings`: of each one all that `findings.Finding` has, in the report's
+      order.
     """
     states = collections.Counter(sorted(trial.state for trial in study.trials))
     best, retrain = study.best, study.retrain

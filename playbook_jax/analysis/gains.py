@@ -2,13 +2,14 @@
 
 That an effect does not stand out says nothing of its size. So what is said to be of no use, or to be within
 noise, needs a bound: a surface is fitted to the trials that train (each axis a polynomial, whose degree
-grows while unseen trials are predicted better; on the scale of the objective on which they are predicted best),
-and the bound is that of what is lost from the best place on the axis to the one in question.
+grows while unseen trials are predicted better; on the scale of the objective on which they are predicted
+best), and the bound is that of what is lost from the best place on the axis to the one in question.
 
-Over 60 simulated studies each of 14 to 100 trials, beside a learning rate whose effect is 3 or 30 times
-the noise (straight, a bowl, a cliff, an exponential), nothing that gains three times the noise was within
-the bound WORTH; what does nothing was in 53 % with 20 trials and always with 60. With ranks and parabolas alone, up
-to 22 % of what gains three times the noise was: a large effect that they fit badly passes for noise.
+Over 60 simulated studies each of 14 to 100 trials, beside a learning rate whose effect is 3 or 30 times the
+noise (straight, a bowl, a cliff, an exponential), nothing that gains three times the noise was within the
+bound WORTH; what does nothing was in 53 % with 20 trials and always with 60. With ranks and parabolas
+alone, up to 22 % of what gains three times the noise was: a large effect that they fit badly passes for
+noise.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Remedies that are in force: what is never said to be able to go while the trouble it is against is seen.
 
 Clipping and warmup while trials fail or training is unstable; regularization while trials overfit; the
-average of the parameters while late evaluations scatter. Not standing out among the trials that train says nothing
-of what a remedy does for those that would fail without it.
+average of the parameters while late evaluations scatter. Not standing out among the trials that train says
+nothing of what a remedy does for those that would fail without it.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """The next study as data: which of the findings' proposals are taken, in which order, and what is left.
 
-The order is that of `decisions`. What wants something else for the same hyperparameter is refused, and told. What
-a study asks about is never narrowed or fixed: that is the answer to its question, and up to its reader, until one
-of its trials is adopted.
+The order is that of `decisions`. What wants something else for the same hyperparameter is refused, and
+told. What a study asks about is never narrowed or fixed: that is the answer to its question, and up to its
+reader, until one of its trials is adopted.
 """
 
 import dataclasses
@@ -219,7 +219,9 @@ def _parsed(name: str, space: Any) -> dict[str, Any]:
 
 def _describe(made: Draft, study: Study, proposal: Proposal) -> str:
     label, role = hyperparameters.label(proposal.name), made.role(proposal.name)
-    was = made.roles.get(role, {}).get(proposal.name, {})
+    # What it was in the study, and not after another change of the same range.
+    was = (study.specification.get(role) or {}).get(proposal.name, {})
+    was = was if role in ROLES else {}
     if proposal.kind in (EXTEND, NARROW):
         if not proposal.side:
             low, high = map(numerals.value, proposal.value)

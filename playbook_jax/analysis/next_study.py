@@ -18,7 +18,7 @@ from typing import Any
 from etils import epath
 
 from playbook_jax import __version__, config as config_lib, sources, trial as trial_lib
-from playbook_jax.analysis import commands, numerals
+from playbook_jax.analysis import commands, decisions, numerals
 from playbook_jax.analysis.findings import Finding
 from playbook_jax.analysis.next_draft import NAME, Change, Draft, draft
 from playbook_jax.analysis.study import Study
@@ -250,9 +250,10 @@ def _roles(study: Study, made: Draft) -> list[str]:
 def _entry(made: Draft, name: str, value: Any) -> list[str]:
     """Returns a line of a dictionary below the reasons for it, and what else it might be."""
     lines: list[str] = []
-    for change in made.changes:
-        if change.proposal.name == name:
-            lines += _comment(f"{change.text}. {_because(change)}", 8)
+    changes = [change for change in made.changes if change.proposal.name == name]
+    if changes:
+        reasons = " ".join(dict.fromkeys(map(_because, changes)))
+        lines += _comment(f"{decisions.text(changes)}. {reasons}", 8)
     if value is not None:
         lines.append(f"        {_literal(name)}: {_literal(value)},")
     for change in made.optional:

@@ -14,7 +14,7 @@ from playbook_jax.analysis import (
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, to_do
 from playbook_jax.analysis.markup import escape, items, prose, tag, trial
-from playbook_jax.analysis.study import STATES, Study, Trial
+from playbook_jax.analysis.study import Study, Trial
 
 # What a verdict looks like: class, and a shape that reads without colour.
 _VERDICTS = {
@@ -171,25 +171,21 @@ def _next(study: Study, findings: list[Finding]) -> str:
 def _decided(study: Study, findings: list[Finding]) -> list[str]:
     """Returns what to do: one line a hyperparameter that is decided, and what findings ask for beside that.
 
-    The pressing ones first; what is only offered comes last.
+    What comes first in `decisions` is first; what is only offered comes last.
     """
     table = [] if study.is_replicates else next_draft.decided(study, findings)
-    lines, told = [], set()
-    for finding in [*to_do(findings), *findings]:
-        place = findings.index(finding)
-        mine = [d for d in table if place in d.findings]
-        for decision in mine:
-            if decision.name not in told and decision.kind != decisions.LEAVE and decision.sure:
-                told.add(decision.name)
-                lines.append(_line(place, f"{decision.text}.", " ".join(decision.reasons)))
-        if not mine and finding.action and finding in to_do(findings) and place not in told:
-            told.add(place)
-            lines.append(_line(place, finding.action, finding.answer))
-    for decision in table:
-        if not decision.sure and decision.findings:
-            text = f"Perhaps {decision.text[0].lower()}{decision.text[1:]}."
-            lines.append(_line(decision.findings[0], text, " ".join(decision.reasons)))
-    return lines
+    table = [d for d in table if d.kind != decisions.LEAVE]
+    places = {place for decision in table for place in decision.findings}
+    asked = [(findings.index(f), f) for f in to_do(findings)]
+    return [
+        *(_line(d.findings[0], f"{d.text}.", " ".join(d.reasons)) for d in table if d.sure),
+        *(_line(place, f.action, f.answer) for place, f in asked if place not in places),
+        *(
+            _line(d.findings[0], f"Perhaps {d.text[0].lower()}{d.text[1:]}.", " ".join(d.reasons))
+            for d in table
+            if not d.sure
+        ),
+    ]
 
 
 def _line(place: int, text: str, reason: str) -> str:

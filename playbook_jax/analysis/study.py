@@ -151,7 +151,7 @@ class Study:
 
     @functools.cached_property
     def ranked(self) -> list[Trial]:
-        """The COMPLETE trials, the best first, the earlier first on a tie; what failed to train at the end."""
+        """The COMPLETE trials, the best first, the earlier first on a tie; those that failed last."""
         sign = -1 if self.maximize else 1
         complete = self.of_state(trial_lib.COMPLETE)
         return sorted(complete, key=lambda t: (t.failed, sign * t.objective, t.number))

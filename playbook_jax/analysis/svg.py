@@ -29,7 +29,9 @@ _MEMBERS = [
 ]
 
 _SHAPES = {
-    "hollow": "m-4-2.4l1.6-1.6 2.4 2.4 2.4-2.4 1.6 1.6-2.4 2.4 2.4 2.4-1.6 1.6-2.4-2.4-2.4 2.4-1.6-1.6 2.4-2.4z",
+    "hollow": (
+        "m-4.4-3.2 1.2-1.2 3.2 3.2 3.2-3.2 1.2 1.2-3.2 3.2 3.2 3.2-1.2 1.2-3.2-3.2-3.2 3.2-1.2-1.2 3.2-3.2z"
+    ),
     "cross": "m-3.6-3.6 7.2 7.2m0-7.2-7.2 7.2",
     "up": "m0-5 4.4 8h-8.8z",
     "down": "m0 5 4.4-8h-8.8z",
@@ -79,7 +81,7 @@ def dot(x: float, y: float, radius: float, trial: int, class_: str | None = None
 
 
 def mark(kind: str, x: float, y: float, trial: int | None, class_: str) -> str:
-    """Returns a trial's "cross", "hollow" cross, "square", or a triangle that points "up" or "down"; None for a legend."""
+    """Returns a trial's "cross", "hollow" cross, "square", or triangle "up" or "down"; None for a legend."""
     path = f"M{coordinate(x)} {coordinate(y)}{_SHAPES[kind]}"
     places = {} if trial is None else {"data_t": trial, "data_x": float(x), "data_y": float(y)}
     return element("path", class_=class_, d=path, **places)

@@ -41,7 +41,7 @@ def draw(study: Study) -> Group | None:
 
 
 def _frame(study: Study, x: Axis) -> tuple[Panel, ObjectiveAxis]:
-    """Returns the frame of a plot of the objective, with a strip for trials that failed to train if there are any."""
+    """Returns the frame of a plot of the objective, with a strip for trials that failed."""
     values = np.array([trial.objective for trial in study.learned])
     shown = objective_axis.objectives(study.metric, values, study.maximize)
     return with_strip(study, x, shown), shown

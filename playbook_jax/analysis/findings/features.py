@@ -1,7 +1,8 @@
 """Which features can go: what is lost at most without them?
 
 A feature can go if an upper bound of what is lost without it lies below what is worth having (see `gains`),
-and never a remedy that is in force (see `in_force`). scripts/benchmark_findings.py measures how often that is wrong.
+and never a remedy that is in force (see `in_force`). scripts/benchmark_findings.py measures how often that
+is wrong.
 """
 
 import math
@@ -107,8 +108,8 @@ def _judge(
     what = "the retrain noise" if study.retrain is not None else "what scatters between like trials"
     if most <= worth:
         return True, (
-            f"Without {h.label} ({weakest}), at most {numerals.number(most, 2)} standard deviations of {what} "
-            f"are lost ({numerals.percent(gains.LEVEL)} sure)."
+            f"Without {h.label} ({weakest}), at most {numerals.number(most, 2)} standard deviations of "
+            f"{what} are lost ({numerals.percent(gains.LEVEL)} sure)."
         )
     if effect.matters and effect.good is not None and not _reaches(h, effect.good):
         return False, f"{h.label} earns its place: {weakest} it is worse."
@@ -118,8 +119,8 @@ def _judge(
             f"What {h.label} gains cannot be told: no trial that trained has it {weakest}.",
         )
     return False, (
-        f"Without {h.label} ({weakest}), up to {numerals.number(most, 2)} standard deviations of {what} may be "
-        f"lost ({numerals.percent(gains.LEVEL)} sure): more than {numerals.number(worth, 2)}."
+        f"Without {h.label} ({weakest}), up to {numerals.number(most, 2)} standard deviations of {what} "
+        f"may be lost ({numerals.percent(gains.LEVEL)} sure): more than {numerals.number(worth, 2)}."
     )
 
 
@@ -128,7 +129,7 @@ def _reaches(h: Hyperparameter, good: tuple[float, float]) -> bool:
 
 
 def lost_without(study: Study, h: Hyperparameter, surface: gains.Surface) -> float:
-    """Returns what is lost at most without a feature, see `gains`; infinite where no trial comes near that."""
+    """Returns what is lost at most without a feature, see `gains`; infinite where no trial is near."""
     end = features.weak_end(h.name)
     if end == "high" and h.bound("low") == features.OFF:
         end = "low"  # of a threshold, zero is off

@@ -141,6 +141,8 @@ def _answer(study: Study, ended: int) -> str:
     what = (
         "infeasible" if failed.word(failures) == "infeasible" else "infeasible or learned nothing"
     )
+    if any(t.outlying for t in failures):
+        what = "infeasible, learned nothing or ended far outside the others"
     if ended == 1:
         return f"The only trial that has ended {_one(study)}."
     share = numerals.share(len(failures), ended)

@@ -53,8 +53,8 @@ MOST = Threshold(
     0.5,
     0,
     1,
-    "what part of the trials that count must overfit before regularization is added without asking: one of three "
-    "made the next study worse where it was acted on",
+    "what part of the trials that count must overfit before regularization is added without asking: where "
+    "one of three was acted on, the next study got worse",
 )
 
 QUESTION = "Do trials overfit?"
@@ -197,13 +197,8 @@ def _among_the_best(
     proposals = _regularize(study)
     if not most:
         # One of three may be a chance: for the reader to decide.
-        evidence.append(
-            f"The other {numerals.plural(len(best) - len(overfit), 'trial')} that counts does not, so that "
-            "nothing is changed without asking."
-            if len(best) - len(overfit) == 1
-            else f"{numerals.share(len(best) - len(overfit), len(best))} that count do not, so that nothing is "
-            "changed without asking."
-        )
+        others = numerals.share(len(best) - len(overfit), len(best))
+        evidence.append(f"Without asking nothing is changed: {others} that count do not overfit.")
         proposals = tuple(dataclasses.replace(p, sure=False) for p in proposals)
     return _finding(
         ACT if most else LOOK,

@@ -92,7 +92,7 @@ def _of_replicates(study: Study) -> Finding:
         return _finding(CANNOT_TELL, f"{runs} of one configuration: it takes two to see a scatter.")
     mean = abs(statistics.mean(values))
     low, high = sorted(
-        numerals.metric(study.metric, abs(float(v))) for v in (values[0], values[-1])
+        numerals.metric(study.metric, abs(float(v))) for v in (values.min(), values.max())
     )
     text = (
         f"These {numerals.count(len(values))} trials are runs of one configuration, which differ by their "

@@ -97,7 +97,7 @@ def _answer(study: Study, found: Sensitivity) -> str:
     if deciding:
         text = (
             f"Among the trials that train, {text[0].lower() if not matter else text[0]}{text[1:]}; whether "
-            f"they do depends on {numerals.some(deciding, 3)}"
+            f"a trial trains depends on {numerals.some(deciding, 3)}"
         )
     return f"{text}."
 
@@ -139,9 +139,17 @@ def _describe(study: Study, effect: Effect) -> str:
             )
         return f"{h.label} is within {why}{fixed}.{_decides(study, effect)}"
     if not effect.matters:
-        return f"{share}, {by_chance}: among the trials that train it may matter or not.{_decides(study, effect)}"
+        may = (
+            "among the trials that train it may matter or not"
+            if study.failures
+            else "it may matter or not"
+        )
+        return f"{share}, {by_chance}: {may}.{_decides(study, effect)}"
     best = ""
-    if effect.best is not None and isinstance(h.space, Range):
+    beyond = _failing_side(study, h, effect.best)
+    if beyond:
+        best = f"; better towards {'small' if beyond == LOW else 'large'} values, up to where training fails"
+    elif effect.best is not None and isinstance(h.space, Range):
         best = f"; best about {numerals.number(h.value(effect.best), 2)}"
         bounds = _narrowed(study, effect)
         if bounds:
@@ -155,7 +163,7 @@ def _decides(study: Study, effect: Effect) -> str:
     (h,) = effect.hyperparameters
     if h.name not in feasible.deciding(study):
         return ""
-    return f" But it decides whether training works."
+    return " But it decides whether training works."
 
 
 def _describe_pair(pair: Effect) -> str:
@@ -195,6 +203,8 @@ def _narrowed(study: Study, effect: Effect) -> tuple[float | int, float | int] |
     (h,) = effect.hyperparameters
     if not effect.matters or effect.good is None or not isinstance(h.space, Range):
         return None
+    if any(_failing_side(study, h, place) for place in (effect.best, *effect.good)):
+        return None  # where training fails is what the other question says
     low, high = effect.good
     if high - low > MOST_KEPT.of(study):
         return None
@@ -203,6 +213,15 @@ def _narrowed(study: Study, effect: Effect) -> tuple[float | int, float | int] |
         inside = None if _open(study, h, side, place) else feasible.inward(h, place, side)
         bounds.append(h.bound(side) if inside is None else inside)
     return (bounds[0], bounds[1]) if bounds[0] < bounds[1] else None
+
+
+def _failing_side(study: Study, h: Hyperparameter, place: float | None) -> str:
+    """Returns the side on which a place lies in an end where training fails; empty where it does not."""
+    for end, wish in feasible.narrowing(study):
+        beyond = place is not None and (place - end.edge) * (-1 if end.side == LOW else 1) > 1e-9
+        if wish.name == h.name and beyond:
+            return end.side
+    return ""
 
 
 def _open(study: Study, h: Hyperparameter, side: str, place: float) -> bool:

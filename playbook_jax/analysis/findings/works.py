@@ -29,8 +29,8 @@ PLAYBOOK = ("infeasible-fraction",)
 def check(study: Study) -> list[Finding]:
     """Returns outside of which interval training fails, and which bounds would leave that out.
 
-    Source: playbook, "Extracting insight from experimental results": where a very large fraction of the points
-    is infeasible, adjust the search space to avoid sampling such points, which sometimes requires
+    Source: playbook, "Extracting insight from experimental results": where a very large fraction of the
+    points is infeasible, adjust the search space to avoid sampling such points, which sometimes requires
     reparameterizing it.
     """
     study = study.drawn
@@ -66,7 +66,7 @@ def check(study: Study) -> list[Finding]:
 
 
 def search(proposals: list[Proposal]) -> str:
-    """Returns bounds in words: "Search learning_rate from 0.01 to 1.2.\""""
+    """Returns bounds in words, as in "Search learning_rate from 0.01 to 1.2"."""
     texts = []
     for name in dict.fromkeys(p.name for p in proposals):
         ends = {p.side: p.value for p in proposals if p.name == name}
@@ -101,7 +101,7 @@ def _end(found: Interval, end: End) -> str:
     kind = f"{numerals.count(diverged)} of them diverged" if diverged else "none of them diverged"
     others = numerals.share(end.inside[0], sum(end.inside))
     return (
-        f"{beyond} {found.direction.label} {found.direction.show(end.edge)} "
+        f"{beyond} {found.direction.label} {found.direction.show(end.edge)}, "
         f"{numerals.share(number, all_)} trials fail ({kind}), of the others {others}: by chance "
         f"{numerals.probability(end.exact)} (Fisher's exact test), over all cuts looked at "
         f"{numerals.probability(end.chance)}."
