@@ -46,6 +46,7 @@ FINISHED = (COMPLETE, INFEASIBLE, FAILED)
 
 # The first columns of every trial's per-step records; norms by parameter group may follow.
 STEP_COLUMNS = ("loss", "gradient_norm", "update_norm", "learning_rate", "clipped")
+LAST_STEPS = 20  # whose mean is a run's loss at its end
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 CURVE_POINTS = 200  # more than a plot shows; keeps the report of 1,000 trials small
 
@@ -332,7 +333,8 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
       status: the trial's status, for `best_step`.
 
     Returns:
-      `steps` (updates made), `initial_loss` (that of step 0), `gradient_norm` (`percentiles` by name,
+      `steps` (updates made), `initial_loss` (that of step 0), `final_loss` (the mean of the last
+      LAST_STEPS), `highest_loss` (of any step), `gradient_norm` (`percentiles` by name,
       `histogram` with `edges` in log10 and `counts`), `clipped_fraction`, `curves` (per-step records
       thinned to at most CURVE_POINTS: `step`, `loss`, `gradient_norm` and that of each parameter
       group, each the mean, and `gradient_norm_max`, the largest, of the stretch of steps that ends
@@ -341,7 +343,7 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
     """
     records = read_steps(directory)
     evaluations = read_json_lines(epath.Path(directory) / "metrics.jsonl")
-    norms, clipped = records[:, 1], records[:, 4]
+    loss, norms, clipped = records[:, 0].astype(np.float64), records[:, 1], records[:, 4]
     finite = norms[np.isfinite(norms)].astype(np.float64)
     best = [row for row in evaluations if row.get("step") == status.get("best_step")]
     return {
@@ -354,6 +356,8 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
             "histogram": _histogram(finite),
         },
         "initial_loss": float(records[0, 0]) if len(records) else None,
+        "final_loss": float(np.mean(loss[-LAST_STEPS:])) if len(records) else None,
+        "highest_loss": float(np.max(loss)) if len(records) else None,
         "clipped_fraction": float(np.mean(clipped > 0)) if len(records) else None,
         "curves": _thin_records(records, step_columns(directory)),
         "evaluations": _thin_evaluations(evaluations, status.get("best_step")),
