@@ -3,7 +3,8 @@
 Waiting for input is time that the devices lose, not time that the host spends. A call of the device
 returns before its work is done, so the host reads the next batch while the devices still work on the
 last one. Only what it reads after they have finished is lost (playbook, "Optimizing the input
-pipeline"); what the host does besides, such as starting calls or writing files, is not counted.
+pipeline"). Lost as well, and told apart, is the time in which they have nothing to do because the host
+does something else, such as writing files; but not what it takes to start a call.
 """
 
 import concurrent.futures
@@ -12,10 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-# From this fraction of the time on a run is said to wait for its input.
+# From this fraction of the time on a run is said to wait for its input, or for the rest of the host.
 INPUT_BOUND = 0.1
 _STATUS_SECONDS = 1.0  # between updates of `status.json` while the run goes on
-_LONG_FEED = 1e-3  # seconds; worth the 50 microseconds of another thread
+_LONG = 1e-3  # seconds; worth the 50 microseconds of another thread
 
 
 class Work(Protocol):
@@ -39,6 +40,7 @@ class Clock:
       start: when the run began.
       begun: when its first call was sent; None until then.
       waited: for how many seconds the devices were idle while the input was read.
+      hosted: for how many they were while the host did something else.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -46,14 +48,37 @@ class Clock:
         self.now = now
         self.start = now()
         self.begun: float | None = None
-        self.waited = self._last_feed = 0.0
+        self.waited = self.hosted = self._last_feed = self._last_read = 0.0
         self._work: tuple[Work, ...] = ()
+        self._looked, self._was_idle = self.start, True
+        self._finish: concurrent.futures.Future[float] | None = None
 
     def sent(self, *work: Work) -> None:
         """Notes what the devices were last given to do; they are idle once all of it is done."""
-        self._work = work
+        self._work, self._finish = work, None
+        self._looked, self._was_idle = self.now(), False
         if self.begun is None:
-            self.begun = self.now()
+            self.begun = self._looked
+
+    def read(self, read: Callable[[], Any]) -> Any:
+        """Returns what `read` does; if it is long, a thread notes when the devices finish meanwhile."""
+        start = self.now()
+        if not self._idle():
+            self._looked = start  # until here the host has waited for them
+            if self._finish is None and self._last_read >= _LONG:
+                self._finish = _watcher().submit(_when_done, self._work, self.now)
+        result = read()
+        self._last_read = self.now() - start
+        return result
+
+    def host(self) -> None:
+        """Counts as the host's what the devices have been idle since they were last given something.
+
+        To be called where they are about to be given more. Where nobody has noted when they finished,
+        half of the time counts, the middle between what may have been lost at least and at most.
+        """
+        self.hosted += self._lost(self._finish)
+        self._finish = None
 
     def input(self, feed: Callable[[], Any]) -> Any:
         """Returns what `feed` does, counting as waiting the time in which the devices are idle.
@@ -63,19 +88,25 @@ class Clock:
         half of it counts, the middle between what may have been lost at least and at most. The first
         feed is part of the startup.
         """
-        start, busy = self.now(), not self._idle()
+        self.host()
         finish = None
-        if busy and self._last_feed >= _LONG_FEED:
+        if not self._was_idle and self._last_feed >= _LONG:
             finish = _watcher().submit(_when_done, self._work, self.now)
+        start = self._looked
         result = feed()
-        end = self.now()
-        self._last_feed = end - start
-        if self.begun is None or (busy and not self._idle()):
-            return result
-        if finish:
-            start = max(start, min(end, finish.result()))
-        self.waited += (end - start) / (2 if busy and not finish else 1)
+        self.waited += self._lost(finish)
+        self._last_feed = self._looked - start
         return result
+
+    def _lost(self, finish: concurrent.futures.Future[float] | None) -> float:
+        """Returns for how long the devices have been idle since this was last asked."""
+        since, was_idle = self._looked, self._was_idle
+        self._looked, self._was_idle = self.now(), self._idle()
+        if self.begun is None or not self._was_idle:
+            return 0.0
+        if not was_idle and finish:
+            since = max(since, min(self._looked, finish.result()))
+        return (self._looked - since) / (1 if was_idle or finish else 2)
 
     def _idle(self) -> bool:
         return all(work.is_ready() for work in self._work)
@@ -85,7 +116,7 @@ class Laps:
     """The rows of one trial's `timing.jsonl`.
 
     Attributes:
-      complaint: of the last interval, where it was input-bound.
+      complaint: of the last interval, where it was input-bound or host-bound.
     """
 
     complaint = ""
@@ -94,14 +125,16 @@ class Laps:
         """Begins where the clock does, at a number of completed updates, each of `batch_size` examples."""
         self._clock, self._step, self._batch_size = clock, step, batch_size
         self._time: float | None = None  # when the last row was made
-        self._waited, self._status_time = 0.0, clock.start
+        self._waited = self._hosted = 0.0
+        self._status_time = clock.start
 
     def row(self, step: int) -> dict[str, Any]:
         """Returns a row of `timing.jsonl`, about the interval since the last one.
 
         Its `seconds` count from the start of this process's run, `interval_seconds` are those of the
-        interval, and `input_wait` is the fraction of it that was lost; the first row of a process also
-        has `startup_seconds`. Of several trials that run at once, each has all of the time.
+        interval, `input_wait` is the fraction of it that was lost because of the input, and `host_wait`
+        because of what the host did besides; the first row of a process also has `startup_seconds`. Of
+        several trials that run at once, each has all of the time.
         """
         clock, now = self._clock, self._clock.now()
         first, begun = self._time is None, clock.start if clock.begun is None else clock.begun
@@ -114,12 +147,18 @@ class Laps:
             "steps_per_second": round(steps_per_second, 4),
             "examples_per_second": round(steps_per_second * self._batch_size, 2),
             "input_wait": round(min(1.0, (clock.waited - self._waited) / interval), 4),
+            "host_wait": round(min(1.0, (clock.hosted - self._hosted) / interval), 4),
         }
         if first:
             row["startup_seconds"] = round(begun - clock.start, 4)
-        self._time, self._step, self._waited = now, step, clock.waited
-        wait = row["input_wait"]
-        self.complaint = f" · input-bound: {_percent(wait)}" if wait > INPUT_BOUND else ""
+        self._time, self._step = now, step
+        self._waited, self._hosted = clock.waited, clock.hosted
+        waits = {"input": row["input_wait"], "host": row["host_wait"]}
+        self.complaint = "".join(
+            f" · {name}-bound: {_percent(wait)}"
+            for name, wait in waits.items()
+            if wait > INPUT_BOUND
+        )
         return row
 
     def status_is_due(self) -> bool:
@@ -146,15 +185,16 @@ def totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, float] | None:
     """Returns the means over the rows of `timing.jsonl`, each interval weighing as long as it took.
 
     Returns:
-      `seconds`, `steps_per_second`, `examples_per_second` and `input_wait`, evaluations and checkpoints
-      included and startups not; None where there are no rows.
+      `seconds`, `steps_per_second`, `examples_per_second`, `input_wait` and `host_wait` (0 in rows that
+      are too old to have it), evaluations and checkpoints included and startups not; None where there
+      are no rows.
     """
     rows = [row for row in rows if "interval_seconds" in row]
     seconds = sum(row["interval_seconds"] for row in rows)
     if not seconds:
         return None
-    names = ("steps_per_second", "examples_per_second", "input_wait")
-    weighted = {n: sum(row[n] * row["interval_seconds"] for row in rows) for n in names}
+    names = ("steps_per_second", "examples_per_second", "input_wait", "host_wait")
+    weighted = {n: sum(row.get(n, 0.0) * row["interval_seconds"] for row in rows) for n in names}
     return {"seconds": seconds, **{name: value / seconds for name, value in weighted.items()}}
 
 
@@ -169,6 +209,11 @@ def describe(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"input-bound: {_percent(total['input_wait'])} of the time waiting for input; "
             "see docs/input.md"
+        )
+    if total["host_wait"] > INPUT_BOUND:
+        lines.append(
+            f"host-bound: {_percent(total['host_wait'])} of the time the devices had nothing to do while "
+            "this program wrote, read or reported; log, evaluate or save less often"
         )
     return lines
 

@@ -157,6 +157,10 @@ def _define_config(arguments: Sequence[str]) -> list[str]:
         for name, default in config_lib.OPTIONAL.items():
             if name not in config:
                 config[name] = copy.deepcopy(default)
+        if isinstance(config.get("hparams"), ConfigDict):
+            for name, default in config_lib.HPARAM_DEFAULTS.items():
+                if name not in config.hparams:
+                    config.hparams[name] = default
     _check_overrides(config, rest)
     _take_other_types(config, rest)
     # The flag looks for its overrides by itself, and must not see the file's name, which it can't read.

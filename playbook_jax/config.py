@@ -250,7 +250,13 @@ def total_steps(config: ConfigDict) -> int:
 def static_part(config: ConfigDict) -> str:
     """Returns, as JSON, what decides the compiled program: all that share it share one."""
     values = {key: value for key, value in to_dict(config).items() if key not in TRACED}
-    return json.dumps(values | {"hparams": sorted(config.hparams)}, sort_keys=True)
+    values |= {"hparams": sorted(config.hparams), "averages": averages(config)}
+    return json.dumps(values, sort_keys=True)
+
+
+def averages(config: ConfigDict) -> bool:
+    """Returns whether a run keeps an average of its parameters, which takes as much memory as they do."""
+    return config.hparams.get("polyak_decay", 0.0) > 0
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -222,7 +222,7 @@ HPARAMS = {
     "beta2": _below_one(),
     "rho": _below_one(),
     "dropout_rate": _below_one(),
-    "polyak_decay": _below_one(),
+    "polyak_decay": _below_one(0.0),
 }
 
 

@@ -19,9 +19,12 @@ from playbook_jax.trial import STEP_COLUMNS
 # A loss this many steps on end above `divergence_factor` times that of step 0 has diverged; good
 # runs at high learning rates also spike, but come back sooner.
 HIGH_LOSS_STEPS = 20
-# The training loss must not end above where it began. Its end is the mean over some steps, and a
-# tenth is granted, so that the noise of the batches condemns no run that merely learned nothing.
-LAST_STEPS, _LOSS_MARGIN = 20, 1.1
+# The training loss must not end above where it began: the mean of the last LAST_STEPS steps above the loss
+# of step 0, which is that of one batch. Beyond a tenth and so many standard errors of the difference, so that
+# the noise of the batches condemns no run that merely learned nothing.
+_LOSS_MARGIN, _STANDARD_ERRORS = 1.1, 4.0
+# The mean absolute difference of two normal numbers, in their standard deviations.
+_MEAN_DIFFERENCE = 2 / math.sqrt(math.pi)
 
 
 def unless_bad(state: Any, advanced: Any, loss: Any, norms: Any, divergence_factor: Any) -> Any:
@@ -78,14 +81,26 @@ def not_finite(state: Any) -> str:
     return ""
 
 
-def ended_above_its_beginning(first: float, last: Sequence[float]) -> str:
+def ended_above_its_beginning(
+    first: Sequence[float], last: Sequence[float], hparams: Mapping[str, Any]
+) -> str:
     """Returns why a training loss that never was bad condemns its run after all, or "".
 
+    How far the loss of step 0 may be off is told by how much successive losses differ, whether they fall
+    or rise meanwhile. They differ more where the run has blown up, so the smaller spread counts, that at
+    the beginning or that at the end.
+
     Args:
-      first: the loss of step 0.
-      last: the losses of the last LAST_STEPS steps.
+      first: the losses of the first `trial.LAST_STEPS` steps.
+      last: the losses of the last `trial.LAST_STEPS` steps.
+      hparams: with a `divergence_factor` of 0, nothing does.
     """
-    end = float(np.mean(last))
-    if len(last) > 1 and first > 0 and end > _LOSS_MARGIN * first:
-        return f"training loss ends at {end:.4g}, above the {first:.4g} of step 0"
+    # Losses that may be negative have no meaningful multiple.
+    if len(last) < 2 or first[0] <= 0 or not hparams["divergence_factor"]:
+        return ""
+    batch = min(np.abs(np.diff(losses)).mean() for losses in (first, last)) / _MEAN_DIFFERENCE
+    error = math.hypot(batch, np.std(last, ddof=1) / math.sqrt(len(last)))
+    end, begin = float(np.mean(last)), first[0]
+    if end > _LOSS_MARGIN * begin and end - begin > _STANDARD_ERRORS * error:
+        return f"training loss ends at {end:.4g}, above the {begin:.4g} of step 0"
     return ""

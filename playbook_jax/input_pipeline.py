@@ -114,7 +114,13 @@ def check(config: ConfigDict) -> None:
 
 
 class MemorySource:
-    """The data set lies on the device, and the step gathers its batch by the indices it is fed."""
+    """The data set lies on the device, and the step gathers its batch by the indices it is fed.
+
+    Attributes:
+      ahead: for how many calls of the device the input is made before it is asked for.
+    """
+
+    ahead = 0  # indices cost less than the thread that would make them
 
     def __init__(self, config: ConfigDict, workload: Workload, train: Arrays) -> None:
         """Takes the training arrays."""
@@ -141,7 +147,13 @@ class MemorySource:
 
 
 class _HostSource:
-    """Batches are made on the host, ahead of the steps; `feed` waits only for those it returns."""
+    """Batches are made on the host, ahead of the steps; `feed` waits only for those it returns.
+
+    Attributes:
+      ahead: as for `MemorySource`; see feeds.py.
+    """
+
+    ahead = 2
 
     def __init__(self) -> None:
         self._batches: Iterator[Arrays] = iter(())

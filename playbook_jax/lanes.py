@@ -56,19 +56,15 @@ class Functions:
             return parallel.on_devices(function, in_axes, donate, self.mapping)
 
         run_steps = self.run_steps(lanes is not None)
-        split, shared = (0,) * 4, (None,) * 5
         # A lane's own averages are due at steps of its own.
         settle_axes = (0,) if lanes is None else (0, None)
         return {
             "init": _on_every_device(on_devices(self._init, (None, None, 0), (0, 1))),
-            "run_steps": on_devices(
-                run_steps, (*split, *shared), (0, 1, 3, 4, 5, 7, 8), donate=(0, 1)
-            ),
+            # Of state, records, resident, call and values all trials share only what is resident.
+            "run_steps": on_devices(run_steps, (0,) * 5, (0, 1, 3, 4), donate=(0, 1)),
             "settle": on_devices(_settle, settle_axes, (0, 1), donate=(0,)),
-            "evaluate": on_devices(
-                self.evaluate, (0, 0, 0, None, None, 0), (0, 1, 4, 5), donate=(5,)
-            ),
-            "predict": on_devices(self.predict, (0, 0, None, None), (0, 3)),
+            "evaluate": on_devices(self.evaluate, (0, 0, 0, None, 0, 0), (0, 1, 4, 5), donate=(5,)),
+            "predict": on_devices(self.predict, (0, 0, None, 0), (0, 3)),
         }
 
     def _init(self, seed: Any, dropout_seed: Any, device: Any) -> TrainState:
@@ -89,6 +85,22 @@ def join(lanes: int | None, parts: Mapping[int, Any], axis: int = 0) -> Any:
     other = next(iter(parts.values()))
     trees = [parts.get(lane, other) for lane in range(lanes)]
     return jax.tree.map(lambda *x: np.stack(x, axis), *trees)
+
+
+def numbers(lanes: int | None, steps: Mapping[int, tuple[int, int]], stop: bool) -> np.ndarray:
+    """Returns the `numbers` of a `train_step.Call` for the devices; lanes that are missing rest.
+
+    Args:
+      lanes: as in `join`.
+      steps: lane → the row of its records in which to go on, and how many steps to make.
+      stop: whether this host is asked to stop.
+    """
+    each = np.zeros((lanes or 1, 3), np.int32)
+    each[:, 2] = stop
+    for lane, row_and_count in steps.items():
+        each[lane, :2] = row_and_count
+    one = each[0] if lanes is None else each
+    return np.broadcast_to(one, (parallel.device_count(), *one.shape))
 
 
 def part(lanes: int | None, tree: Any, lane: int, axis: int = 0) -> Any:

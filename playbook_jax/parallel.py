@@ -6,6 +6,7 @@ is replicated; batches are split over it. Sharding one model over several device
 it is not done.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -131,6 +132,22 @@ def replicate(tree: Any) -> Any:
 def place(split: np.ndarray) -> Any:
     """Returns an array of shape [devices, …] with each part on its device."""
     return _place(split)
+
+
+def send(tree: Any) -> Any:
+    """Returns arrays of shape [devices, …] on their way to the devices, as `place` would put them.
+
+    It only copies and runs nothing, so that it may be called on a thread of its own: on several hosts
+    what runs on the devices must come in the same order on all of them.
+    """
+    return jax.tree.map(
+        functools.partial(jax.make_array_from_process_local_data, _sharding()), tree
+    )
+
+
+@functools.cache
+def _sharding() -> jax.sharding.Sharding:
+    return _place(np.zeros(device_count(), np.int8)).sharding
 
 
 def of_all_devices(tree: Any) -> Any:

@@ -116,6 +116,11 @@ class Program:
         polyak = {**state.polyak, **own.get("polyak", {})}
         return dataclasses.replace(state, batch_stats=own["batch_stats"], polyak=polyak)
 
+    def values(self, configs: Mapping[int, ConfigDict]) -> train_step.Values:
+        """Returns, on the devices, what stays the same in every call; lane → config, {0: …} without."""
+        each = {lane: train_step.values(config) for lane, config in configs.items()}
+        return parallel.replicate(lanes_lib.join(self.lanes, each))
+
     def of_devices(self, state: TrainState) -> Any:
         """Returns what differs from device to device, NumPy arrays [devices of all hosts, …].
 
@@ -125,7 +130,10 @@ class Program:
         return parallel.of_all_devices(own) if jax.tree.leaves(own) else None
 
     def start_evaluations(self, variants: lanes_lib.Variants, hparams: Any) -> dict[str, Any]:
-        """Returns the sums of all periodic metrics by name, while the devices still compute them."""
+        """Returns the sums of all periodic metrics by name, while the devices still compute them.
+
+        The hyperparameters are those of `values`, on the devices.
+        """
         return {
             f"{split}/{variant}{metric}": pair
             for split in PERIODIC_SPLITS
@@ -179,7 +187,9 @@ def _build(static_part: str, lanes: int | None) -> Program:
     if lanes is not None:
         alone = _build(static_part, None)
         return dataclasses.replace(alone, lanes=lanes, **alone.functions.compiled(lanes))
-    config = config_lib.from_dict(json.loads(static_part))
+    values = json.loads(static_part)
+    averages = values.pop("averages")
+    config = config_lib.from_dict(values)
     source = input_pipeline.source_class(config.dataset.source)
     dataset = reading.NotedConfig(config.dataset.to_dict())
     with config.unlocked(), config.ignore_type():
@@ -209,7 +219,7 @@ def _build(static_part: str, lanes: int | None) -> Program:
     reads = reading.of_program(config, in_training | in_evaluation)
     reading.check(config, workload, reads, dataset.names)
     examples = evaluation.chosen_examples(config.save_predictions, validation)
-    _check_metric(config, metrics)
+    _check_metric(config, metrics, averages)
     samples = {
         "train": evaluation.train_sample(train, evaluation.train_sample_size(config, arrays)),
         "validation": validation,
@@ -219,7 +229,7 @@ def _build(static_part: str, lanes: int | None) -> Program:
         samples["examples"] = splits.only(validation, examples)
     trained = rules.trained(variables["params"])
     groups = group_norms.columns(trained) if config.record_group_norms else ()
-    functions = _functions(config, workload, source.gather, rules)
+    functions = _functions(config, workload, source.gather, rules, averages)
     return Program(
         workload=workload,
         arrays=arrays,
@@ -244,6 +254,7 @@ def _functions(
     workload: workload_lib.Workload,
     gather: Callable[[Any, Any], Any],
     rules: parameter_rules.ParameterRules,
+    averages: bool,
 ) -> lanes_lib.Functions:
     """Returns what a trial of this config does on a device."""
     return lanes_lib.Functions(
@@ -251,7 +262,7 @@ def _functions(
             train_step.initial_state,
             workload,
             config.optimizer,
-            polyak=_averages(config),
+            polyak=averages,
             rules=rules,
         ),
         run_steps=functools.partial(
@@ -270,15 +281,11 @@ def _functions(
     )
 
 
-def _averages(config: ConfigDict) -> bool:
-    return "polyak_decay" in config.hparams
-
-
-def _check_metric(config: ConfigDict, metrics: Iterable[str]) -> None:
+def _check_metric(config: ConfigDict, metrics: Iterable[str], averages: bool) -> None:
     names = [
         f"{split}/{variant}{metric}"
         for split in PERIODIC_SPLITS
-        for variant in ("", "polyak/")[: 1 + _averages(config)]
+        for variant in ("", "polyak/")[: 1 + averages]
         for metric in metrics
     ]
     if config.checkpoint.metric not in names:

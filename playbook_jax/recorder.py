@@ -164,9 +164,9 @@ class Recorder:
         self._writer.rewind(self.step, None if restored is None else restored.extents)
         parallel.agree(self.step)  # the others read what host 0 has cut
         loss = trial.read_steps(self.directory)[: self.step, 0]
-        self._first_loss = float(loss[0]) if self.step else math.nan
+        self._first_losses = loss[: trial.LAST_STEPS].tolist()
         self._last_losses = collections.deque(
-            loss[-divergence.LAST_STEPS :].tolist(), maxlen=divergence.LAST_STEPS
+            loss[-trial.LAST_STEPS :].tolist(), maxlen=trial.LAST_STEPS
         )
         if self._origin:  # from here on the run does not need its source
             self._save(0, restored.state)
@@ -202,8 +202,9 @@ class Recorder:
         if self._laps.status_is_due():
             self._write_status(trial.RUNNING)
         if len(records):
-            self._first_loss = float(records[0][0]) if left.start == 0 else self._first_loss
-            self._last_losses.extend(records[:, 0].tolist())
+            losses = records[:, 0].tolist()
+            self._first_losses += losses[: trial.LAST_STEPS - len(self._first_losses)]
+            self._last_losses.extend(losses)
             self._news = f"loss {records[-1][0]:.4g}"
         news = f"{self._news}{self._last_objective}{self._laps.complaint}"
         self._progress(left.end, self.total, news)
@@ -251,7 +252,9 @@ class Recorder:
         """Chooses the best evaluation, now that all are made, and writes the summary."""
         self._checkpoints.prune()
         if not self._infeasible:
-            reason = divergence.ended_above_its_beginning(self._first_loss, self._last_losses)
+            reason = divergence.ended_above_its_beginning(
+                self._first_losses, self._last_losses, self.hparams
+            )
             self._infeasible = (reason, self.step) if reason else None
         if self._infeasible:
             reason, step = self._infeasible

@@ -7,6 +7,7 @@ import numpy as np
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 CURVE_POINTS = 200  # more than a plot shows; keeps the report of 1,000 trials small
+LAST_STEPS = 20  # whose mean is a run's loss at its end
 _AVERAGED = 5  # from this column on each is averaged, and the first two
 
 
@@ -24,7 +25,7 @@ def summarize(
       evaluations: the rows of `metrics.jsonl`.
       best_step: the step of the best evaluation, if there is one.
     """
-    norms, clipped = records[:, 1], records[:, 4]
+    loss, norms, clipped = records[:, 0].astype(np.float64), records[:, 1], records[:, 4]
     finite = norms[np.isfinite(norms)].astype(np.float64)
     best = [row for row in evaluations if row.get("step") == best_step]
     return {
@@ -37,6 +38,8 @@ def summarize(
             "histogram": _histogram(finite),
         },
         "initial_loss": float(records[0, 0]) if len(records) else None,
+        "final_loss": float(np.mean(loss[-LAST_STEPS:])) if len(records) else None,
+        "highest_loss": float(np.max(loss)) if len(records) else None,
         "clipped_fraction": float(np.mean(clipped > 0)) if len(records) else None,
         "curves": _thin_records(records, columns),
         "evaluations": _thin_evaluations(evaluations, best_step),

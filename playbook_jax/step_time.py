@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from playbook_jax import (
     config as config_lib,
+    feeds as feeds_lib,
     input_pipeline,
     lanes as lanes_lib,
     parallel,
@@ -26,7 +27,6 @@ from playbook_jax import (
 OUT_OF_MEMORY = (jax.errors.JaxRuntimeError, MemoryError)
 _SECONDS = 0.4  # beside compilation, unless a single call takes longer
 _ROUNDS = 3  # of which the fastest counts: other programs only ever add
-_CALLS_IN_FLIGHT = 8  # as in a run
 
 
 def measure(config: ConfigDict, lanes: int | None = None, seconds: float = _SECONDS) -> float:
@@ -52,7 +52,7 @@ def measure(config: ConfigDict, lanes: int | None = None, seconds: float = _SECO
         begin = time.perf_counter()
         for number in range(1, count + 1):
             outcome = call()
-            if number % _CALLS_IN_FLIGHT == 0 or number == count:
+            if number % train_lib.CALLS_IN_FLIGHT == 0 or number == count:
                 call.wait(outcome)
         fastest = min(fastest, (time.perf_counter() - begin) / count)
     return fastest / call.steps
@@ -78,13 +78,9 @@ class _Calls:
         self._state = program.init(*(self._same(np.uint32(seeds[name])) for name in names))
         records = train_step.new_records(config_lib.longest_stretch(config), len(program.columns))
         self._records = parallel.replicate(self._same(records))
-        self._rest = (
-            self._same(np.int32(0)),
-            self._same(np.int32(self.steps)),
-            np.int32(0),
-            self._same(train_step.cast_hparams(config.hparams)),
-            self._same(np.float32(config.max_train_steps)),
-        )
+        self._values = program.values(dict.fromkeys(self._places, config))
+        steps = dict.fromkeys(self._places, (0, self.steps))
+        self._numbers = lanes_lib.numbers(lanes, steps, stop=False)
         self._next = 0
 
     def _same(self, tree: object) -> object:
@@ -94,15 +90,11 @@ class _Calls:
         """Sends the next steps to the devices; returns what is computed when they are through."""
         feeds = {}
         for place in self._places:
-            feed = self._source.feed(self._next, self.steps)
-            feeds[place] = jax.tree.map(lambda x: parallel.split(x, axis=1), feed)
+            feeds[place] = feeds_lib.split(self._source.feed(self._next, self.steps), self.steps)
             self._next += self.steps
+        call = train_step.Call(self._join(feeds, axis=1), self._numbers)
         self._state, self._records, outcome = self._program.run_steps(
-            self._state,
-            self._records,
-            self._program.resident,
-            self._join(feeds, axis=1),
-            *self._rest,
+            self._state, self._records, self._program.resident, call, self._values
         )
         return outcome
 

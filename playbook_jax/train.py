@@ -3,14 +3,14 @@
 A run trains for a fixed number of steps, evaluates at fixed step intervals, keeps the latest and the
 best checkpoints, and chooses the best one when it is over. It is a function of its config and seed:
 stopped anywhere and started again, it ends the same. The devices never wait for the host: what a
-stretch of steps has left is read while the next one runs.
+stretch of steps has left is read while the calls that were sent after it run.
 """
 
 import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from playbook_jax import (
     clock as clock_lib,
     config as config_lib,
     failure,
+    feeds as feeds_lib,
     input_pipeline,
     lanes as lanes_lib,
     parallel,
@@ -36,9 +37,9 @@ from playbook_jax import (
 from playbook_jax.recorder import Progress, Recorder
 from playbook_jax.train_step import TrainState
 
-# Calls of the device that may be unfinished. Enough that it never waits; on several virtual CPU
-# devices, more than 16 abort the process.
-_CALLS_IN_FLIGHT = 8
+# Calls of the device that may be unfinished, and behind which the host reads what those before them have
+# left. Enough that it never waits; on several virtual CPU devices, more than 16 abort the process.
+CALLS_IN_FLIGHT = 8
 
 
 def validate(config: ConfigDict) -> ConfigDict:
@@ -118,14 +119,13 @@ class _Lane:
 
     Attributes:
       recorder: keeps its directory.
-      source: of its batches.
       start: the number of completed updates at the start of the current stretch.
       step: how many updates were sent to the devices.
       boundary: where the stretch ends.
     """
 
-    def __init__(self, recorder: Recorder, source: input_pipeline.Source) -> None:
-        self.recorder, self.source = recorder, source
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
         self.start = self.step = self.boundary = recorder.step
 
     @property
@@ -138,16 +138,27 @@ class _Lane:
         """How many steps there are up to the end of the stretch."""
         return self.boundary - self.step if self.runs else 0
 
-    def set_out(self, also: Sequence[int] = ()) -> None:
+    def set_out(self, also: Callable[[int], Sequence[int]]) -> None:
         """Begins the stretch up to where something is to be logged, evaluated or saved, or `also`."""
+        self.start, self.boundary = self.step, self._boundary(self.step, also)
+
+    def _boundary(self, step: int, also: Callable[[int], Sequence[int]]) -> int:
         config = self.recorder.config
         intervals = (
             config.log_every_steps,
             config.eval_every_steps,
             config.checkpoint.every_steps,
         )
-        due = [(self.step // every + 1) * every for every in intervals]
-        self.start, self.boundary = self.step, min(self.recorder.total, *due, *also)
+        due = [(step // every + 1) * every for every in intervals]
+        return min(self.recorder.total, *due, *also(step))
+
+    def calls(self, also: Callable[[int], Sequence[int]]) -> Iterator[tuple[int, int]]:
+        """Yields the first step and the number of steps of each call up to the end of the run."""
+        step, most = self.step, config_lib.most_steps_per_call(self.recorder.config)
+        while step < self.recorder.total:
+            boundary = self._boundary(step, also)
+            yield from ((i, min(most, boundary - i)) for i in range(step, boundary, most))
+            step = boundary
 
     def is_due(self, every: int) -> bool:
         """Whether what happens every so many steps, and at the end, is due at the stretch's end."""
@@ -212,24 +223,29 @@ class Run:
         self._part = functools.partial(lanes_lib.part, program.lanes)
         configs = {lane: recorder.config for lane, recorder in recorders.items()}
         self._config = next(iter(configs.values()))  # for what all of them share
-        self._hparams = self._join({lane: r.hparams for lane, r in recorders.items()})
-        self._max_train_steps = self._join(
-            {lane: np.float32(config.max_train_steps) for lane, config in configs.items()}
-        )
+        self._values = program.values(configs)
         sources = {
             lane: input_pipeline.make_source(config, program.workload, program.arrays["train"])
             for lane, config in configs.items()
         }
         self._state = self._begin(recorders)
-        self.lanes = {lane: _Lane(recorders[lane], sources[lane]) for lane in recorders}
+        self.lanes = {lane: _Lane(recorder) for lane, recorder in recorders.items()}
         self._records = self._new_records()
-        self._in_flight: collections.deque[Any] = collections.deque()
+        # Calls, by their outcomes, and behind them the stretches that end with them.
+        self._unread: collections.deque[Any] = collections.deque()
+        self._outcome: Any = None  # of the last call
         self._all_stop = False  # whether some host was asked to stop
         self._clock = clock_lib.Clock()
         for lane, recorder in recorders.items():
             packing = None if program.lanes is None else {"lanes": program.lanes, "lane": lane}
             recorder.started(self._clock, command, packing)
             profiler.start(recorder.directory, recorder.step)
+        self._feeds = feeds_lib.Feeds(
+            program.lanes,
+            sources,
+            config_lib.most_steps_per_call(self._config),
+            next(iter(self.lanes.values())).calls(profiler.boundaries),
+        )
 
     def _begin(self, recorders: Mapping[int, Recorder]) -> TrainState:
         """Returns the state, on the devices, from which the trials go on."""
@@ -251,25 +267,22 @@ class Run:
 
     def to_the_end(self, should_stop: Callable[[], bool]) -> None:
         """Trains, evaluates and saves until all trials are over, or the run is stopped."""
-        unread: _Stretch | None = None
         for lane in self.lanes.values():
             if not lane.runs:  # all was done, but for the last words
                 lane.recorder.conclude()
-        while any(lane.runs for lane in self.lanes.values()):
-            for lane in self.lanes.values():
-                lane.set_out(self._profiler.boundaries(lane.step))
-            while any(lane.ahead for lane in self.lanes.values()):
-                asked_to_stop = should_stop()
-                if self._all_stop or (asked_to_stop and parallel.host_count() == 1):
-                    return self._interrupt(unread)
-                self._send_steps(asked_to_stop)
-                if unread:  # only now, with the devices busy again
-                    self._read(unread)
-                    unread = None
-            unread = self._end_stretch()
-            self._profiler.at(next(iter(self.lanes.values())).step, vars(unread))
-        if unread:
-            self._read(unread)
+        with contextlib.closing(self._feeds):
+            while any(lane.runs for lane in self.lanes.values()):
+                for lane in self.lanes.values():
+                    lane.set_out(self._profiler.boundaries)
+                while any(lane.ahead for lane in self.lanes.values()):
+                    asked_to_stop = should_stop()
+                    if self._all_stop or (asked_to_stop and parallel.host_count() == 1):
+                        return self._interrupt()
+                    self._send_steps(asked_to_stop)
+                    self._catch_up(CALLS_IN_FLIGHT)
+                stretch = self._end_stretch()
+                self._profiler.at(next(iter(self.lanes.values())).step, vars(stretch))
+            self._catch_up(0)
 
     def _new_records(self) -> Any:
         rows = config_lib.longest_stretch(self._config)
@@ -279,44 +292,50 @@ class Run:
     def _send_steps(self, asked_to_stop: bool) -> None:
         """Sends the next steps to the devices, which may be busy with earlier ones."""
         most = config_lib.most_steps_per_call(self._config)
-        num_steps = {i: min(most, lane.ahead) for i, lane in self.lanes.items() if lane.ahead}
-        feeds = self._clock.input(
-            lambda: {
-                i: self.lanes[i].source.feed(self.lanes[i].step, n) for i, n in num_steps.items()
-            }
-        )
-        pad = functools.partial(_pad, length=most)
-        split = {
-            i: jax.tree.map(lambda x: parallel.split(pad(x), axis=1), feed)
-            for i, feed in feeds.items()
-        }
-        resting = dict.fromkeys(range(self._program.lanes or 0), 0)
-        rows = {i: self.lanes[i].step - self.lanes[i].start for i in num_steps}
-        arguments = (
-            self._state,
-            self._records,
-            self._program.resident,
-            self._join(split, axis=1),
-            self._join({i: np.int32(row) for i, row in (resting | rows).items()}),
-            self._join({i: np.int32(n) for i, n in (resting | num_steps).items()}),
-            np.int32(asked_to_stop),
-            self._hparams,
-            self._max_train_steps,
-        )
+        ahead = {i: lane for i, lane in self.lanes.items() if lane.ahead}
+        num_steps = {i: min(most, lane.ahead) for i, lane in ahead.items()}
+        calls = {i: (lane.step, num_steps[i]) for i, lane in ahead.items()}
+        feed = self._clock.input(lambda: self._feeds.next(calls))
+        rows = {i: (lane.step - lane.start, num_steps[i]) for i, lane in ahead.items()}
+        numbers = lanes_lib.numbers(self._program.lanes, rows, asked_to_stop)
+        call = train_step.Call(feed, numbers)
+        arguments = (self._state, self._records, self._program.resident, call, self._values)
         self._profiler.note(self._program.run_steps, arguments)
-        self._state, self._records, outcome = self._program.run_steps(*arguments)
-        for i, n in num_steps.items():
-            self.lanes[i].step += n
-        self._in_flight.append(outcome)
-        self._clock.sent(outcome)
-        if len(self._in_flight) > _CALLS_IN_FLIGHT:
-            self._in_flight.popleft().block_until_ready()
+        self._state, self._records, self._outcome = self._program.run_steps(*arguments)
+        for i, lane in ahead.items():
+            lane.step += num_steps[i]
+        self._unread.append(self._outcome)
+        self._clock.sent(self._outcome)
+
+    def _catch_up(self, most: int) -> None:
+        """Waits until at most so many calls are unfinished, and reads the stretches before those.
+
+        How far that goes depends alone on what was sent, so it is the same on all hosts.
+        """
+        calls = sum(not isinstance(item, _Stretch) for item in self._unread)
+        while calls > most or (self._unread and isinstance(self._unread[0], _Stretch)):
+            calls -= not isinstance(self._unread[0], _Stretch)
+            self._read_next()
+
+    def _read_next(self) -> None:
+        item = self._unread.popleft()
+        if isinstance(item, _Stretch):
+            self._read(item)
+        elif parallel.host_count() == 1:
+            item.block_until_ready()
+        else:  # of each call, since the next stretch may end minutes later
+            votes_to_stop = np.max(parallel.first(item)[1])
+            self._all_stop |= votes_to_stop > 0
 
     def _end_stretch(self, stopping: bool = False) -> _Stretch:
-        """Sends the devices what is due after the current steps; reads nothing yet."""
+        """Sends the devices what is due after the current steps, to be read when they are through."""
+        intervals = (self._config.eval_every_steps, self._config.checkpoint.every_steps)
+        if stopping or any(lane.is_due(n) for lane in self.lanes.values() for n in intervals):
+            self._free_snapshot()
+            self._clock.host()
         live = {i: lane for i, lane in self.lanes.items() if lane.recorder.status is None}
-        evaluated = {i for i, lane in live.items() if lane.is_due(self._config.eval_every_steps)}
-        saved = {i for i, lane in live.items() if lane.is_due(self._config.checkpoint.every_steps)}
+        evaluated = {i for i, lane in live.items() if lane.is_due(intervals[0])}
+        saved = {i for i, lane in live.items() if lane.is_due(intervals[1])}
         early = set(live) - evaluated - saved if stopping else set()
         snapshot, evaluations, predictions = None, {}, []
         # Only what the config fixes may change what follows: here the averages are a copy.
@@ -324,8 +343,8 @@ class Run:
         if evaluated | saved | early:
             self._state, snapshot, variants = self._settle(evaluated | saved | early)
         if evaluated:
-            evaluations = self._program.start_evaluations(variants, self._hparams)
-            predictions = self._program.start_predictions(variants, self._hparams)
+            evaluations = self._program.start_evaluations(variants, self._values.hparams)
+            predictions = self._program.start_predictions(variants, self._values.hparams)
             self._clock.sent(*jax.tree.leaves((evaluations, predictions)))
         records, self._records = self._records, self._new_records()
         spans = {i: (lane.start, lane.step) for i, lane in live.items()}
@@ -333,7 +352,14 @@ class Run:
             lane.start = lane.step
         due = (frozenset(evaluated), frozenset(saved | early), frozenset(early))
         rest = (snapshot, evaluations, predictions, of_devices)
-        return _Stretch(spans, *due, records, self._in_flight[-1], *rest)
+        stretch = _Stretch(spans, *due, records, self._outcome, *rest)
+        self._unread.append(stretch)
+        return stretch
+
+    def _free_snapshot(self) -> None:
+        """Reads up to the last snapshot, so that there are never two of them on the devices."""
+        while any(isinstance(s, _Stretch) and s.snapshot is not None for s in self._unread):
+            self._read_next()
 
     def _settle(self, due: set[int]) -> tuple[TrainState, TrainState, lanes_lib.Variants]:
         if self._program.lanes is None:
@@ -351,35 +377,26 @@ class Run:
             recorder, part = self.lanes[i].recorder, functools.partial(self._part, lane=i)
             if recorder.status is not None:  # it was over before
                 continue
-            bad_step, votes_to_stop = part(outcome).tolist()
-            self._all_stop |= votes_to_stop > 0
             left = recorder_lib.Left(
                 start=start,
                 end=end,
                 records=part(records),
-                bad_step=bad_step,
+                bad_step=int(part(outcome)[0]),
                 evaluations=part(evaluations) if i in stretch.evaluated else {},
                 predictions=part(predictions) if i in stretch.evaluated else [],
                 save=i in stretch.saved,
                 state=functools.partial(lambda part: part(snapshot()), part),
                 of_devices=part(stretch.of_devices, axis=1) if i in stretch.early else None,
             )
-            recorder.read(left)
+            self._clock.read(functools.partial(recorder.read, left))
 
-    def _interrupt(self, unread: _Stretch | None) -> None:
+    def _interrupt(self) -> None:
         """Saves where the trials are, so that the same command goes on from here."""
-        if unread:
-            self._read(unread)
+        self._catch_up(0)
         recorders = [lane.recorder for lane in self.lanes.values()]
-        if self._in_flight and any(recorder.status is None for recorder in recorders):
-            self._read(self._end_stretch(stopping=True))
+        if self._outcome is not None and any(recorder.status is None for recorder in recorders):
+            self._end_stretch(stopping=True)
+            self._catch_up(0)
         for recorder in recorders:
             if recorder.status is None:
                 recorder.interrupt()
-
-
-def _pad(x: np.ndarray, length: int) -> np.ndarray:
-    """Returns `x` with zeros behind, so that every call of the device has the same shapes."""
-    if len(x) == length:
-        return x
-    return np.concatenate([x, np.zeros((length - len(x), *x.shape[1:]), x.dtype)])

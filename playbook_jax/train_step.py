@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from playbook_jax import divergence, group_norms, optimizers, schedules
 from playbook_jax.parallel import AXIS
@@ -56,6 +57,40 @@ def cast_hparams(hparams: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Returns all hyperparameters as scalars of one type, so that no other type traces again."""
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
     return {name: np.asarray(value, dtype) for name, value in sorted(hparams.items())}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What is traced and the same in every call of a run, and so lies on the devices.
+
+    Attributes:
+      hparams: what `cast_hparams` gives.
+      max_train_steps: float32.
+    """
+
+    hparams: Mapping[str, Any]
+    max_train_steps: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What is sent to the devices with each call.
+
+    Attributes:
+      feed: the input of the steps, first axis `steps_per_call`.
+      numbers: int32 [3], one array because each has its price: the row of the records in which to go
+        on; how many steps to make, at most `steps_per_call`; 1 where this host is asked to stop.
+    """
+
+    feed: Any
+    numbers: Any
+
+
+def values(config: ConfigDict) -> Values:
+    """Returns those of a complete config, on the host."""
+    return Values(cast_hparams(config.hparams), np.float32(config.max_train_steps))
 
 
 def initial_state(
@@ -226,12 +261,10 @@ def make_run_steps(
 ) -> Callable[..., tuple[TrainState, Any, Any]]:
     """Returns the function that runs up to `steps_per_call` updates in one call of the device.
 
-    Its arguments: state; records, a float32 buffer [rows, columns]; resident, whatever of
-    the data set lies on the device; feed, the input of the steps, first axis `steps_per_call`; row,
-    where in `records` to go on writing; num_steps (at most `steps_per_call`; traced, so any number
-    costs no compilation and gives the same bits); stop, 1 where this host is asked to stop; hparams;
-    max_train_steps. It returns state, records, and int32 [2]: the state's `bad_step`, and how many
-    devices' hosts are asked to stop (so all hosts learn it after the same step).
+    Its arguments: state; records, a float32 buffer [rows, columns]; resident, whatever of the data set
+    lies on the device; a `Call`; the run's `Values`. All of them are traced, so any number of steps, say,
+    costs no compilation and gives the same bits. It returns state, records, and int32 [2]: the state's
+    `bad_step`, and how many devices' hosts are asked to stop (so all hosts learn it after the same step).
 
     Args:
       workload: the model.
@@ -241,26 +274,20 @@ def make_run_steps(
       steps_per_call: 1 makes no loop: a convolution inside of one is over 20 times slower on CPU.
       rules: which parameters are frozen, learn slower, or decay.
       record_group_norms: see `make_update`.
-      rests: whether `num_steps` may be 0, as it is for a trial that waits for those beside it; a loop
-        allows that anyway.
+      rests: whether there may be no steps to make, as for a trial that waits for those beside it; a
+        loop allows that anyway.
     """
     update = make_update(workload, optimizer_name, schedule_name, rules, record_group_norms)
 
     def run_steps(
-        state: TrainState,
-        records: Any,
-        resident: Any,
-        feed: Any,
-        row: Any,
-        num_steps: Any,
-        stop: Any,
-        hparams: Mapping[str, Any],
-        max_train_steps: Any,
+        state: TrainState, records: Any, resident: Any, call: Call, values: Values
     ) -> tuple[TrainState, Any, Any]:
+        row, num_steps, stop = call.numbers
+
         def body(i: Any, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
             state, records = carry
-            batch = gather(resident, jax.tree.map(lambda x: x[i], feed))
-            state, record = update(state, batch, hparams, max_train_steps)
+            batch = gather(resident, jax.tree.map(lambda x: x[i], call.feed))
+            state, record = update(state, batch, values.hparams, values.max_train_steps)
             records = jax.lax.dynamic_update_slice(records, record[None], (row + i, 0))
             return state, records
 

@@ -15,8 +15,9 @@ names that begin with `params/` or `batch_stats/`.
 Such a run saves its beginning as checkpoint 0, so that from then on it does not need its source; the
 provenance keeps where that was and what was taken.
 
-The divergence rule compares with the loss of step 0. Where the source has already learned nearly all there
-is to learn, that is low, and `hparams.divergence_factor = 0` turns the rule off.
+The rules of divergence.py compare with the loss of step 0. Where the source has already learned nearly all
+there is to learn, that is low, and `hparams.divergence_factor = 0` turns them off, but for numbers that are
+not finite.
 """
 
 import dataclasses

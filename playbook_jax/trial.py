@@ -56,6 +56,7 @@ FINISHED = (COMPLETE, INFEASIBLE, FAILED)
 # The first columns of every trial's per-step records; norms by parameter group may follow.
 STEP_COLUMNS = ("loss", "gradient_norm", "update_norm", "learning_rate", "clipped")
 PERCENTILES, CURVE_POINTS = run_summary.PERCENTILES, run_summary.CURVE_POINTS
+LAST_STEPS = run_summary.LAST_STEPS
 
 
 def read_status(directory: epath.PathLike) -> dict[str, Any]:
@@ -350,7 +351,8 @@ def summarize(directory: epath.PathLike, status: Mapping[str, Any]) -> dict[str,
       status: the trial's status, for `best_step`.
 
     Returns:
-      `steps` (updates made), `initial_loss` (that of step 0), `gradient_norm` (`percentiles` by name,
+      `steps` (updates made), `initial_loss` (that of step 0), `final_loss` (the mean of the last
+      LAST_STEPS), `highest_loss` (of any step), `gradient_norm` (`percentiles` by name,
       `histogram` with `edges` in log10 and `counts`), `clipped_fraction`, `curves` (per-step records
       thinned to at most CURVE_POINTS: `step`, `loss`, `gradient_norm` and that of each parameter
       group, each the mean, and `gradient_norm_max`, the largest, of the stretch of steps that ends

@@ -13,7 +13,9 @@ interrupted (continue by the same command).
 import os
 import shlex
 import signal
+import socket
 import sys
+import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> int:
     compilation_cache.enable()
     if all_hosts:
         hosts.join(all_hosts)
-        _note_signals(stopped)  # jax listens to them too
+        _note_signals(stopped)  # jax listens to them too, and has taken them over
     workload.recall(trial.read_json(Path(FLAGS.workdir) / "provenance.json"))
     config = train.validate(FLAGS.config)
     steps = profiling.parse(FLAGS.profile) if FLAGS.profile else None
@@ -88,9 +90,36 @@ def main(argv: list[str]) -> int:
 
 
 def _note_signals(stopped: list[int]) -> None:
-    """Lets requests to stop be noted in `stopped`; the run asks for them when it can save."""
+    """Lets requests to stop be noted in `stopped`; the run asks for them when it can save.
+
+    A second one ends the process at once. A thread listens, since the main one hears nothing while it
+    compiles or waits for the devices.
+    """
+    heard, wake = socket.socketpair()
+    wake.setblocking(False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: stopped.append(number))
+        signal.signal(number, lambda number, frame: None)
+    signal.set_wakeup_fd(wake.fileno())
+    threading.Thread(target=_listen, args=[heard, wake, stopped], daemon=True).start()
+
+
+def _listen(heard: socket.socket, wake: socket.socket, stopped: list[int]) -> None:
+    del wake  # which must stay open
+    while numbers := heard.recv(1):
+        if numbers[0] not in (signal.SIGTERM, signal.SIGINT):
+            continue
+        stopped.append(numbers[0])
+        if len(stopped) == 1:
+            print(
+                "Stopping: it saves first. Once more (Ctrl-C), and it stops at once, without saving.",
+                file=sys.stderr,
+                flush=True,
+            )
+        else:
+            print(
+                "Stopped at once; the same command goes on from the latest checkpoint.", flush=True
+            )
+            os._exit(trial.EXIT_CODES[trial.INTERRUPTED])
 
 
 def _say_lost(all_hosts: hosts.Hosts, reason: str) -> None:

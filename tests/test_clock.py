@@ -128,6 +128,7 @@ def test_the_startup_is_told_apart():
         "steps_per_second": 2.0,
         "examples_per_second": 20.0,
         "input_wait": 0.0,
+        "host_wait": 0.0,
         "startup_seconds": 10.0,
     }
     device.time = 13.0
@@ -146,7 +147,13 @@ def row(seconds, steps, wait):
 def test_totals_weigh_each_interval_by_its_time():
     total = clock.totals([row(1.0, 100, 0.0), row(3.0, 100, 0.5), {"step": 3}])
     assert total == pytest.approx(
-        {"seconds": 4, "steps_per_second": 50, "examples_per_second": 1600, "input_wait": 0.375}
+        {
+            "seconds": 4,
+            "steps_per_second": 50,
+            "examples_per_second": 1600,
+            "input_wait": 0.375,
+            "host_wait": 0.0,
+        }
     )
     assert clock.totals([]) is None
     assert clock.describe([]) == []
@@ -186,3 +193,44 @@ def test_a_slow_source_makes_a_run_say_that_it_is_input_bound(tmp_path, monkeypa
     assert any(text.endswith(" %") and "· input-bound: " in text for text in said)
     # Nothing of it enters the files that have to be the same again.
     assert "input_wait" not in json.dumps(result.summary)
+
+
+def test_writing_while_the_device_is_idle_is_the_hosts_and_said_aloud():
+    """Each stretch leaves 30 milliseconds of writing, behind 10 of the device's work."""
+    device = Device()
+    measured = clock.Clock(now=device.now)
+    laps = clock.Laps(measured, 0, 10)
+    for _ in range(1_000):
+        measured.input(lambda: None)
+        measured.sent(device.call(0.01))
+        measured.read(lambda: setattr(device, "time", device.time + 0.03))
+    measured.input(lambda: None)
+    row = laps.row(1_000)
+    assert row["host_wait"] == pytest.approx(2 / 3, abs=0.01)
+    assert row["input_wait"] == 0
+    assert laps.complaint == " · host-bound: 67 %"
+    assert clock.describe([row])[-1].startswith(
+        "host-bound: 67 % of the time the devices had nothing"
+    )
+
+
+def test_writing_behind_enough_work_of_the_device_costs_nothing():
+    device = Device()
+    measured = clock.Clock(now=device.now)
+    for _ in range(100):
+        measured.input(lambda: None)
+        measured.sent(device.call(0.05))
+        measured.read(lambda: setattr(device, "time", device.time + 0.03))
+        device.time = device.free - 0.01  # waits for the one before
+    row = clock.Laps(measured, 0, 10).row(100)
+    assert (row["host_wait"], row["input_wait"]) == (0, 0)
+
+
+def test_what_is_written_after_the_last_step_is_nobodys_loss():
+    device = Device()
+    measured = clock.Clock(now=device.now)
+    measured.input(lambda: None)
+    measured.sent(device.call(0.01))
+    device.time = device.free
+    measured.read(lambda: setattr(device, "time", device.time + 5))
+    assert measured.hosted == 0

@@ -175,8 +175,44 @@ def test_the_state_stays_as_it_was_before_a_bad_step():
 
 @pytest.mark.playbook("rising-training-loss")
 def test_a_training_loss_that_ends_above_its_beginning_is_infeasible():
-    assert divergence.ended_above_its_beginning(1.0, [1.05] * 20) == ""  # noise of the batches
-    assert "ends at 1.2, above the 1 of step 0" in divergence.ended_above_its_beginning(
-        1.0, [1.2] * 20
-    )
-    assert divergence.ended_above_its_beginning(-3.0, [-2.0] * 20) == ""  # a log density
+    on, off = {"divergence_factor": 20.0}, {"divergence_factor": 0.0}
+    ended = divergence.ended_above_its_beginning
+    assert ended([1.0] * 20, [1.05] * 20, on) == ""  # noise of the batches
+    assert "ends at 1.2, above the 1 of step 0" in ended([1.0] * 20, [1.2] * 20, on)
+    assert ended([1.0] * 20, [1.2] * 20, off) == ""
+    assert ended([-3.0] * 20, [-2.0] * 20, on) == ""  # a log density
+    # It rises at once and stays there; a spike at the beginning hides nothing.
+    noise = np.random.default_rng(0).normal(0, 0.3, 20)
+    for first in ([2.3, 3.0, 3.8, *(4 + noise[3:])], [2.3, 1e6, 50, *(4 + noise[3:])]):
+        assert "above the 2.3 of step 0" in ended(first, (4 + noise).tolist(), on)
+
+
+def test_the_first_batch_is_no_measure_where_batches_differ():
+    rng = np.random.default_rng(0)
+    # As small batches of a run that has learned nearly everything: most are easy, some are not.
+    for _ in range(300):
+        losses = rng.lognormal(-6, 1.0, 40).tolist()
+        hparams = {"divergence_factor": 20.0}
+        assert divergence.ended_above_its_beginning(losses[:20], losses[20:], hparams) == ""
+
+
+def test_going_on_from_a_good_run_without_learning_is_no_divergence(tmp_path):
+    """At a learning rate of 0 every batch has the loss of the same parameters."""
+    assert run(tmp_path / "good", max_train_steps=400)["state"] == "COMPLETE"
+    for seed in range(5):
+        overrides = {"initialize_from": {"path": str(tmp_path / "good"), "step": "latest"}}
+        config = small.digits(seed=seed, batch_size=8, hparams__learning_rate=0.0)
+        with config.unlocked():
+            config.update(overrides)
+        status = train.train(config, tmp_path / str(seed))
+        assert status["state"] == "COMPLETE", status
+
+
+def test_a_run_that_ends_above_its_beginning_can_be_kept_by_divergence_factor_0(tmp_path):
+    # Plain steps that are too long, but not so long that anything overflows.
+    overrides = {"hparams__learning_rate": 1.5, "hparams__momentum": 0.9, "optimizer": "momentum"}
+    rule = run(tmp_path / "on", **overrides, schedule="constant")
+    assert rule["state"] == "INFEASIBLE"
+    assert "above the" in rule["reason"]
+    kept = run(tmp_path / "off", **overrides, schedule="constant", hparams__divergence_factor=0.0)
+    assert kept["state"] == "COMPLETE"

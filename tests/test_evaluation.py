@@ -9,7 +9,6 @@ from playbook_jax import (
     offline_evaluation,
     program as program_lib,
     train,
-    train_step,
 )
 from playbook_jax.errors import UsageError
 from tests import small
@@ -19,7 +18,7 @@ from tests.runs import stop_after
 def evaluate(split="validation", **overrides):
     config = config_lib.complete(small.digits(**overrides))
     program = program_lib.get(config)
-    hparams = train_step.cast_hparams(config.hparams)
+    hparams = program.values({0: config}).hparams
     state, _, variants = program.settle(program.init(3))
     sums = program.start_evaluation(variants[""], split, hparams)
     return program, state, {k: np.asarray(v)[0, 0] / np.asarray(v)[0, 1] for k, v in sums.items()}

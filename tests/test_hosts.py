@@ -209,3 +209,21 @@ def test_hosts_are_found_in_the_environment():
     assert hosts.find(None, None, None, 300, slurm) == hosts.Hosts(None, None, None, 300)
     pod = {"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}
     assert hosts.find(None, None, None, 300, pod) == hosts.Hosts(None, None, None, 300)
+
+
+@pytest.mark.playbook("checkpoints-survive-interruptions")
+def test_hosts_that_are_asked_to_stop_do_not_wait_for_the_next_boundary(tmp_path):
+    far = dict.fromkeys(("log_every_steps", "eval_every_steps", "checkpoint.every_steps"), 50_000)
+    long = {"max_train_steps": 100_000, "model.virtual_batch_size": 4} | far
+    write_config(tmp_path / "config.json", **long)
+    directory = tmp_path / "trial"
+    processes = start(tmp_path / "config.json", directory)
+    wait_for(lambda: trial.read_json(directory / "status.json"))
+    processes[1].send_signal(signal.SIGTERM)  # not the one that writes
+    codes, outputs = finish(processes)
+    assert codes == [75, 75], outputs
+    status = trial.load(directory).status
+    assert status["state"] == "INTERRUPTED"
+    assert 0 < status["step"] < 50_000
+    assert len(trial.read_steps(directory)) == status["step"]
+    assert saved_steps(directory) == [status["step"]]

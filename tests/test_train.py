@@ -66,7 +66,7 @@ def test_the_best_is_chosen_in_retrospect_and_gives_its_metric_again(finished):
     )
     state = program.restore({0: saved})
     variables = program.settle(state)[2][""]
-    hparams = train_step.cast_hparams(config.hparams)
+    hparams = program.values({0: config}).hparams
     sums = program.start_evaluation(variables, "validation", hparams)
     wrong, total = np.asarray(sums["error_rate"])[0]
     assert wrong / total == pytest.approx(status["objective"], rel=1e-7)

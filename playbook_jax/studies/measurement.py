@@ -218,7 +218,6 @@ def _parts(config: ConfigDict, lanes: int) -> Iterator[tuple[str, float]]:
         lanes as lanes_lib,
         parallel,
         program as program_lib,
-        train_step,
     )
 
     width = pack_choice.lanes_of(lanes)
@@ -230,7 +229,7 @@ def _parts(config: ConfigDict, lanes: int) -> Iterator[tuple[str, float]]:
     state = program.init(same(np.uint32(0)), same(np.uint32(0)))
     due = () if width is None else (np.ones(lanes, bool),)
     _, copy, variants = program.settle(state, *due)
-    hparams = same(train_step.cast_hparams(config.hparams))
+    hparams = program.values({0: config}).hparams
 
     def evaluate() -> None:
         jax.block_until_ready(program.start_evaluations(variants, hparams))

@@ -1,7 +1,7 @@
 """What all trials of a study share, as whoever runs them was told it, and what follows for one of them."""
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from ml_collections import ConfigDict
