@@ -218,7 +218,7 @@ def test_hosts_that_are_asked_to_stop_do_not_wait_for_the_next_boundary(tmp_path
     write_config(tmp_path / "config.json", **long)
     directory = tmp_path / "trial"
     processes = start(tmp_path / "config.json", directory)
-    wait_for(lambda: trial.read_json(directory / "status.json"))
+    wait_for(lambda: trial.read_json(directory / "status.json"), seconds=180)
     processes[1].send_signal(signal.SIGTERM)  # not the one that writes
     codes, outputs = finish(processes)
     assert codes == [75, 75], outputs
