@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from absl import flags
 
-from playbook_jax import command_line, config as config_lib, trial
+from playbook_jax import command_line, config as config_lib, record_files, trial
 from playbook_jax.errors import UsageError
 
 FLAGS = flags.FLAGS
@@ -124,7 +124,9 @@ def damage(directory: Path, choice: random.Random) -> str:
         for path in directory.rglob("*")
         if path.is_file() and path.name not in _NOT_DAMAGED and "unreadable" not in str(path)
     ]
-    path = Path(choice.choice([name for _, name in sorted(files)[-_NEWEST:]]))
+    newest = [name for _, name in sorted(files)[-_NEWEST:]]
+    records = [str(p) for n in record_files.COUNTED if (p := directory / n).exists()]
+    path = Path(choice.choice(choice.choice([newest, records or newest])))
     data, how = path.read_bytes(), choice.choice(DAMAGES)
     lost = choice.randint(1, max(1, min(len(data), choice.choice([40, 4096, 1 << 20]))))
     if how == DELETED:
