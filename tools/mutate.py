@@ -41,7 +41,7 @@ _PASSED, _FAILED = 0, 1
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("rows", [], "The ids of the rows to go through; all if empty.")
-flags.DEFINE_integer("time_limit", 1_200, "Seconds that the tests of one row may take.", 1)
+flags.DEFINE_integer("row_seconds", 1_200, "Seconds that the tests of one row may take.", 1)
 flags.DEFINE_bool("unbroken", True, "Whether to run the tests without a mutant first.")
 
 
@@ -149,14 +149,14 @@ def main(argv: Sequence[str]) -> int:
         shutil.copytree(ROOT, root, ignore=_NOT_COPIED)
         if FLAGS.unbroken:
             tests = list(dict.fromkeys(test for m in mutants for test in tests_of(m.row)))
-            code, output = run_tests(root, tests, FLAGS.time_limit * len(mutants))
+            code, output = run_tests(root, tests, FLAGS.row_seconds * len(mutants))
             if code != _PASSED:
                 print(output[-4_000:])
                 print("These tests fail without a mutant too.", file=sys.stderr)
                 return 1
         counts = dict.fromkeys((CAUGHT, SURVIVED, BROKEN, NOT_FOUND), 0)
         for mutant in mutants:
-            verdict, why = judge(root, mutant, FLAGS.time_limit)
+            verdict, why = judge(root, mutant, FLAGS.row_seconds)
             counts[verdict] += 1
             print(f"{verdict:<10}{mutant.row:<40}{why}", flush=True)
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
