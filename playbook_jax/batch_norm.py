@@ -139,24 +139,11 @@ def _index_groups(device_groups: DeviceGroups) -> DeviceGroups | None:
     return None if len(device_groups) == 1 else device_groups
 
 
-def _means(
-    arrays: list[Any],
-    mask: Any,
-    count: Any,
-    axes: tuple[int, ...],
-    device_groups: DeviceGroups | None,
-) -> Any:
-    """Returns [array, …]: the means that `_moments` takes, of each array, in one collective."""
+def _mean(array: Any, mask: Any, count: Any, axes: tuple[int, ...]) -> Any:
+    """Returns the mean over `axes`; under a mask, this device's part of that of what makes up `count`."""
     if mask is None:
-        means = [jnp.mean(array, axes, keepdims=True) for array in arrays]
-        reduce = jax.lax.pmean
-    else:
-        parts = [jnp.where(mask, array, 0) / jnp.maximum(count, 1) for array in arrays]
-        means = [jnp.sum(part, axes, keepdims=True) for part in parts]
-        reduce = jax.lax.psum
-    if device_groups is None:
-        return means
-    return reduce(jnp.stack(means), AXIS, axis_index_groups=_index_groups(device_groups))
+        return jnp.mean(array, axes, keepdims=True)
+    return jnp.sum(jnp.where(mask, array, 0) / jnp.maximum(count, 1), axes, keepdims=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6, 7))
@@ -200,8 +187,12 @@ def _normalize_jvp(
     centered = x - mean
     root = jax.lax.rsqrt(var + epsilon)
     slope = root * scale
-    moved = [x_dot[:examples], (centered * x_dot)[:examples]]
-    mean_dot, half_var_dot = _means(moved, mask, count, axes, device_groups)
+    mean_dot = _mean(x_dot[:examples], mask, count, axes)
+    half_var_dot = _mean((centered * x_dot)[:examples], mask, count, axes)
+    if device_groups is not None:
+        reduce = jax.lax.pmean if mask is None else jax.lax.psum
+        both = jnp.stack([mean_dot, half_var_dot])
+        mean_dot, half_var_dot = reduce(both, AXIS, axis_index_groups=_index_groups(device_groups))
     slope_dot = root * scale_dot - slope * jnp.square(root) * half_var_dot
     y_dot = x_dot * slope + centered * slope_dot + (bias_dot - slope * mean_dot)
     count_dot = None if count is None else jnp.zeros_like(count)

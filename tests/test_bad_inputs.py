@@ -88,7 +88,8 @@ def test_the_table_counts_by_kind_and_names_what_is_bad():
     ]
     lines = bad_inputs.table(ends).splitlines()
     assert lines[1].split() == ["flags", "2", "1", "1", "traceback"]
-    assert lines[2] == "traceback: flags: train: --x=1: KeyError: '\\xe9\\udcff'"
+    assert len(lines) == 2
+    assert bad_inputs.line(ends[1]) == "traceback: flags: train: --x=1: KeyError: '\\xe9\\udcff'"
 
 
 def test_unknown_flags_end_well_in_every_command():

@@ -43,9 +43,9 @@ OF_FLAGS = {
     "float": ("-1", "nan", "much"),
     "bool": ("maybe",),
     "enum": ("other",),
-    "string": ("/nowhere/at/all", "a\x01b", "x" * 300),
+    "string": ("/dev/null/at/all", "a\x01b", "x" * 300),
     "list": (",",),
-    "multi_string": ("/nowhere/at/all",),
+    "multi_string": ("/dev/null/at/all",),
 }
 WRONG: tuple[Any, ...] = ("text", None, -1, 1.5, (1, "x"), {"a": 1}, float("nan"), True)
 # Words and numbers for which any text, or any number, is as good.

@@ -190,7 +190,7 @@ def chosen(cases: Sequence[Case], only: str, sample: int) -> list[Case]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Returns a line a kind with how its cases ended, and then a line for each that ended badly."""
+    """Returns a line a kind: how many cases it has, and how they ended."""
     kinds: dict[str, collections.Counter[str]] = {}
     for outcome in outcomes:
         kinds.setdefault(outcome.case.kind, collections.Counter())[outcome.verdict] += 1
@@ -198,12 +198,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for kind, verdicts in kinds.items():
         bad = [f"{n} {v}" for v, n in verdicts.most_common() if v != GOOD]
         lines.append(f"{kind:<16}{verdicts.total():>6}{verdicts[GOOD]:>6}  {', '.join(bad)}")
-    lines += [
-        f"{o.verdict}: {o.case.title}: {o.said[:150]}"
-        for o in outcomes
-        if o.verdict not in (GOOD, SKIPPED)
-    ]
-    return "\n".join(line.encode("ascii", "backslashreplace").decode() for line in lines)
+    return "\n".join(lines)
+
+
+def line(outcome: Outcome) -> str:
+    """Returns a line about a case that ended badly."""
+    text = f"{outcome.verdict}: {outcome.case.title}: {outcome.said[:150]}"
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -215,15 +216,18 @@ def main(argv: Sequence[str]) -> int:
         place.chmod(0o755)
         make_study(place / "whole")
         cases = chosen(bad_input_cases.every(place / "whole" / "study"), FLAGS.only, FLAGS.sample)
+        outcomes = []
         with ThreadPoolExecutor(FLAGS.jobs) as pool:
-            outcomes = list(
-                pool.map(
-                    lambda numbered: run(
-                        numbered[1], place / "whole", place / str(numbered[0]), FLAGS.time_limit
-                    ),
-                    enumerate(cases),
-                )
+            ends = pool.map(
+                lambda numbered: run(
+                    numbered[1], place / "whole", place / str(numbered[0]), FLAGS.time_limit
+                ),
+                enumerate(cases),
             )
+            for outcome in ends:
+                outcomes.append(outcome)
+                if outcome.verdict not in (GOOD, SKIPPED):
+                    print(line(outcome), flush=True)
     print(table(outcomes))
     return 0 if all(outcome.verdict in (GOOD, SKIPPED) for outcome in outcomes) else 1
 
