@@ -7,7 +7,9 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -126,8 +128,14 @@ def _check_text(arguments: Sequence[str]) -> None:
 def _of_the_environment(error: Exception) -> str:
     """Returns in a line what is not there on this machine, or "" where the error is of another kind."""
     text = " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and "nable to initialize backend" in text:
-        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {text}"
+    frames = traceback.extract_tb(error.__traceback__)
+    asked = os.environ.get("JAX_PLATFORMS")
+    # jax fails there with a RuntimeError, or with an assertion where it lacks the device's plugin.
+    if asked and frames and Path(frames[-1].filename).name == "xla_bridge.py":
+        return (
+            f"JAX_PLATFORMS={asked}: jax finds no such device on this machine{text and f' ({text})'}; "
+            "leave the variable out, or install jax for the device (scripts/setup.sh cuda)"
+        )
     # TensorFlow reads and writes what is remote; its errors can't be named without importing it.
     remote = [word for word in sys.argv if re.search(r"\b(gs|s3|az)://", word)]
     if remote and type(error).__module__.startswith("tensorflow"):

@@ -19,7 +19,7 @@ from etils import epath
 STEPS, METRICS, TIMING = "steps.f32", "metrics.jsonl", "timing.jsonl"
 COUNTED = (STEPS, METRICS)  # in the order in which checkpoints tell of them
 # Without these, a checkpoint is of no use after a power cut.
-_NEEDED = ("config.json", STEPS, METRICS)
+_NEEDED = ("config.json", "steps.json", STEPS, METRICS)
 
 
 class RecordFiles:

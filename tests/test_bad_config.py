@@ -158,8 +158,10 @@ def test_what_cannot_be_written_leaves_no_part_behind(tmp_path):
 
 
 def test_notes_can_be_changed_when_a_run_goes_on(tmp_path):
-    train.train(small.digits(max_train_steps=10), tmp_path / "run")
-    status = train.train(small.digits(max_train_steps=10, notes="a baseline"), tmp_path / "run")
+    config = small.digits(max_train_steps=10)
+    train.train(config, tmp_path / "run")
+    noted = config_lib.override(config_lib.complete(config), {"notes": "a baseline"})
+    status = train.train(noted, tmp_path / "run")
     assert status["state"] == trial.COMPLETE
     assert trial.load(tmp_path / "run").config["notes"] == "a baseline"
 
