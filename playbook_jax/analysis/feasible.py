@@ -228,7 +228,7 @@ def _interval(
     tails = _tails(there, places, failed)
     # An end is compared with what lies inside of both, and held only if that is no chance.
     while tails:
-        inside = np.array([i for i in there if not any(i in t for t in tails.values())], int)
+        inside = there[~np.isin(there, np.concatenate(list(tails.values())))]
         if not len(inside) or failed[inside].all():
             return None
         exact = {
