@@ -48,7 +48,7 @@ def check(study: Study) -> list[Finding]:
     if not tried:
         return [_finding(FINE, "No feature's strength varies down to off, so none is judged.")]
     found = sensitivity.analyze(study)
-    if found is None or not found.told:
+    if found is None:
         names = numerals.some([h.label for h in tried], 5)
         text = f"Whether {names} can go cannot be told: so few trials do not show what matters."
         return [_finding(CANNOT_TELL, text if study.learned else "No trial is complete.")]
