@@ -182,7 +182,8 @@ def worded(study: "Study", found: list[Finding]) -> list[Finding]:
     """
     from playbook_jax.analysis import next_draft
 
-    if study.is_replicates or not any(f.proposals for f in found):
+    spaces = study.specification.get("nuisance") or study.specification.get("scientific")
+    if study.is_replicates or not spaces or not any(f.proposals for f in found):
         return found
     made = next_draft.draft(study, found)
     return [_worded(finding, made) for finding in found]
