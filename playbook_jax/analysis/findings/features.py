@@ -1,10 +1,10 @@
 """Which features can go: what is lost at most without them?
 
 A feature can go if an upper bound of what is lost without it lies below what is worth having (see `gains`),
-and never a remedy that is in force (see `in_force`). Over 40 simulated studies each, clipping that moves the
-edge above which training fails was said to be able to go in none (20 and 60 trials); a feature that gains three
-times the noise, beside a learning rate with an effect of 30 times, in 5 % of 20 trials and none of 60. What does
-nothing was recognised in 55 % of 20 trials.
+and never a remedy that is in force (see `in_force`). Over 40 simulated studies each, clipping that moves
+the edge above which training fails was said to be able to go in none (20 and 60 trials); a feature that
+gains three times the noise, beside a learning rate with an effect of 30 times, in 5 % of 20 trials and none
+of 60. What does nothing was recognised in 55 % of 20 trials.
 scripts/benchmark_findings.py measures it.
 """
 
