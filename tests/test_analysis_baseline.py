@@ -32,7 +32,7 @@ def with_baseline(study, objective, at=0.5):
 
 
 def test_the_baseline_is_no_draw():
-    objectives = [9] + [0.1 + 0.01 * i for i in range(8)]
+    objectives = [0.2] + [0.1 + 0.01 * i for i in range(8)]
     study = with_baseline(made.study([{"objective": value} for value in objectives]), 0.05)
     assert study.baseline.number == 0
     assert study.best is study.baseline

@@ -109,6 +109,9 @@ def get_config() -> ConfigDict:
     # What part of the trials that learned can be far outside: more of them are no exception but a
     # level of their own, that of an optimizer, say, and what moves the objective explains it
     config.failed.most = 0.25
+    # A training loss that is never above so many times the first one has not diverged: batches
+    # scatter
+    config.failed.still = 1.1
 
     config.fairness = ConfigDict()
     # A value tried with fewer than this part of another one's trials has had less luck to choose
@@ -157,9 +160,6 @@ def get_config() -> ConfigDict:
     config.infeasible.act_fraction = 0.6
     # Ended trials below which a fraction says nothing
     config.infeasible.fewest = 5
-    # A training loss that is never above so many times the first one has not diverged: batches
-    # scatter
-    config.infeasible.still = 1.1
 
     config.infeasible_region = ConfigDict()
     # Of a region where there is none, over all the places looked at together; customary

@@ -122,11 +122,18 @@ def _decision(name: str, changes: "list[Change]", found: Sequence[Finding]) -> D
     behind = [i for c in followed for i in _places(c, found)]
     behind = list(dict.fromkeys(behind))
     moved = [c for c in followed if c.proposal.kind != KEEP]
+    # Of a range, one end may be decided, and the other only offered.
+    done = [c for c in moved if c.proposal.sure] or moved or followed
+    told = text(done)
+    offered = [c for c in moved if c not in done]
+    if offered:
+        words = text(offered)
+        told += f"; perhaps {words[0].lower()}{words[1:]}"
     return Decision(
         name,
-        _kind(moved[0].proposal) if moved else LEAVE,
-        all(c.proposal.sure for c in followed),
-        text(moved or followed),
+        _kind(done[0].proposal) if moved else LEAVE,
+        all(c.proposal.sure for c in done),
+        told,
         tuple(found[i].answer for i in behind),
         tuple(behind),
         refused,
@@ -175,7 +182,8 @@ def worded(study: "Study", found: list[Finding]) -> list[Finding]:
     """
     from playbook_jax.analysis import next_draft
 
-    if study.is_replicates or not any(f.proposals for f in found):
+    spaces = study.specification.get("nuisance") or study.specification.get("scientific")
+    if study.is_replicates or not spaces or not any(f.proposals for f in found):
         return found
     made = next_draft.draft(study, found)
     return [_worded(finding, made) for finding in found]

@@ -30,7 +30,7 @@ from playbook_jax.analysis import numerals
 from playbook_jax.analysis.thresholds import Threshold
 
 if TYPE_CHECKING:
-    from playbook_jax.analysis.study import Trial
+    from playbook_jax.analysis.study import Study, Trial
 
 DEVIATIONS = Threshold(
     "failed.deviations",
@@ -63,6 +63,13 @@ MOST = Threshold(
     "what part of the trials that learned can be far outside: more of them are no exception but a level of "
     "their own, that of an optimizer, say, and what moves the objective explains it",
 )
+STILL = Threshold(
+    "failed.still",
+    1.1,
+    1,
+    100,
+    "a training loss that is never above so many times the first one has not diverged: batches scatter",
+)
 FEWEST = 8  # trials that learned, of which one can be far outside the others
 REASONS = {
     "unlearned": "the training loss ended about where it began",
@@ -79,6 +86,14 @@ def word(failures: Sequence["Trial"]) -> str:
     """Returns what trials that failed to train are called in a few letters."""
     alike = all(trial.state == trial_lib.INFEASIBLE for trial in failures)
     return "infeasible" if alike else "failed"
+
+
+def stood_still(study: "Study", trial: "Trial") -> bool:
+    """Says whether a trial's loss went nowhere, as under a learning rate that is too small; else it rose."""
+    loss = trial.records.curves.get("loss")
+    if trial.state == trial_lib.INFEASIBLE or loss is None:
+        return False
+    return bool(np.nanmax(loss) <= STILL.of(study) * loss[0])
 
 
 def counts(trials: Sequence["Trial"]) -> dict[str, int]:

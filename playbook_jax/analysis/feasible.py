@@ -7,6 +7,10 @@ makes what was seen most probable, and each end is tested against the middle: by
 the number of cuts, or by how many fail in a row from the end on. Half of the chance is for the axis of the
 learning rate, the first suspect; all is times the number of ends that were looked at.
 
+Where failures have no side, an end was found in at most 7 % of 60 simulated studies each, of 20 and of 60
+trials, and left out without asking in none. Where the lowest and the highest rates fail, both ends were left
+out in 27 of 40 studies of 20 trials and in all of 60 trials, no bound beyond the last trial that trained.
+
 Which hyperparameters decide, the additive fit of `sensitivity` says with failure in place of the objective:
 its parabolas have two sides. The other choice was scikit-learn's random forest (or extremely randomized
 trees) with permutation importance. In 40 simulated studies where training fails above a learning_rate ·
@@ -228,7 +232,7 @@ def _interval(
     tails = _tails(there, places, failed)
     # An end is compared with what lies inside of both, and held only if that is no chance.
     while tails:
-        inside = np.array([i for i in there if not any(i in t for t in tails.values())], int)
+        inside = there[~np.isin(there, np.concatenate(list(tails.values())))]
         if not len(inside) or failed[inside].all():
             return None
         exact = {

@@ -312,9 +312,12 @@ def _effect(views: _Views, h: Hyperparameter, hinted: bool, surface: gains.Surfa
         weights, share = alone.weights[0], alone.share
     size = None if in_pair else views.size(columns @ weights)
     lost = surface.most_lost(h, study.best.parameters.get(h.name))
-    # Where the retrain noise is known, what stands out may still be within it.
-    quiet = not in_pair and not hinted and (not matters or study.retrain is not None)
-    noise = quiet and lost <= gains.WORTH.of(study)
+    small = not matters
+    if (
+        study.retrain is not None and size is not None
+    ):  # what stands out may still be within its noise
+        small = size <= gains.WORTH.of(study) * study.retrain.sd
+    noise = small and not in_pair and not hinted and lost <= gains.WORTH.of(study)
     places = units(h, [t.parameters.get(h.name) for t in study.learned])
     best, good = _best(weights, places) if h.ordered and not in_pair else (None, None)
     return Effect((h,), share, least, matters, noise, size, best, good, lost)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from playbook_jax.analysis import numerals, remedies
+from playbook_jax.analysis import failed, numerals, remedies
 from playbook_jax.analysis.findings import (
     ACT,
     CANNOT_TELL,
@@ -197,9 +197,12 @@ def untuned(study: Study) -> str:
     """Returns why it is too early to train longer, as a clause; empty once the learning rate is tuned.
 
     That is where most trials train and the best crowd no bound of a learning rate: longer runs cost twice as
-    much, and what a bad learning rate spoils they do not mend.
+    much, and what a bad learning rate spoils they do not mend. A trial whose loss stood still does not count
+    against it: that is what too few steps do as well.
     """
-    ended = len(study.failures) + len(study.learned)
+    ended = len(study.learned) + sum(
+        not failed.stood_still(study, trial) for trial in study.failures
+    )
     if len(study.learned) < works.LEAST.of(study) * ended:
         return f"only {numerals.share(len(study.learned), ended)} trials train"
     return "the best trials crowd a bound of the learning rate" if _rates_are_off(study) else ""

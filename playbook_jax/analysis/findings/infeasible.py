@@ -4,8 +4,6 @@ import json
 import math
 import re
 
-import numpy as np
-
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import failed, feasible, infeasible_region, numerals, remedies
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, works
@@ -44,13 +42,6 @@ FEWEST = Threshold(
     "ended trials below which a fraction says nothing",
 )
 
-STILL = Threshold(
-    "infeasible.still",
-    1.1,
-    1,
-    100,
-    "a training loss that is never above so many times the first one has not diverged: batches scatter",
-)
 BEYOND = 1000.0  # how far the next study goes where all trials fail: three decades, as wide as a first space
 _END, _BEYOND = {LOW: "smallest", HIGH: "largest"}, {LOW: "smaller", HIGH: "larger"}
 
@@ -93,10 +84,9 @@ def check(study: Study) -> list[Finding]:
 
 def _stands_still(study: Study) -> bool:
     """Says whether no loss went anywhere, as under learning rates that are too small; else it rose."""
-    if study.of_state(trial_lib.INFEASIBLE):
-        return False
-    found = [t.records.curves["loss"] for t in study.failures if "loss" in t.records.curves]
-    return bool(found) and all(np.nanmax(loss) <= STILL.of(study) * loss[0] for loss in found)
+    known = [t for t in study.failures if "loss" in t.records.curves]
+    diverged = study.of_state(trial_lib.INFEASIBLE)
+    return bool(known) and not diverged and all(failed.stood_still(study, t) for t in known)
 
 
 def _side_of_learned(study: Study) -> str:
