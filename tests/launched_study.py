@@ -92,7 +92,7 @@ class Study:
 
     def wait(self):
         """Returns the exit code, standard output and standard error, doubts left out."""
-        output, errors = self.process.communicate(timeout=60)
+        output, errors = self.process.communicate(timeout=120)
         lines = errors.splitlines(keepends=True)
         self.doubts = [line for line in lines if line.startswith("warning: ")]
         errors = "".join(line for line in lines if line not in self.doubts)
@@ -119,7 +119,7 @@ class Study:
         return {a["process"] for number in range(10) for a in self.attempts(number)}
 
     def until(self, condition):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.process.communicate()

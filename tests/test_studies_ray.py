@@ -14,16 +14,19 @@ from small import ROOT
 
 from playbook_jax import trial
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import leases, mirror, ray_cluster, ray_executor, ray_relay
+from playbook_jax.studies import leases, ray_actor, ray_cluster, ray_executor
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-# "apart": the launcher's lease is not seen, as where the nodes do not share a disk.
+# "apart": the launcher writes elsewhere than where the nodes look; "unlocked": it does not see their locks.
 ON_RAY = """
 import os
-from playbook_jax.studies import leases, ray_executor, ray_relay
-if os.environ.get("APART"):
-    ray_relay.SEND_SECONDS = 0.2
-    leases.is_free = lambda path: True
+from playbook_jax.studies import leases, ray_cluster, ray_executor
+ray_cluster._SECONDS = 100.0  # for a busy machine
+if os.environ.get("DISK") == "apart":
+    leases.offer = lambda path: path.parent.mkdir(exist_ok=True)
+if os.environ.get("DISK") == "unlocked":
+    leases.SECONDS, leases.MARGIN_SECONDS = 2.0, 0.0
+    leases.take = lambda path: os.open(path, os.O_RDWR | os.O_CREAT)
 def make_executor(train_module):
     return ray_executor.maker(os.environ["ADDRESS"], 0, train_module)
 """
@@ -80,10 +83,9 @@ def cluster():
 class RayStudy(Study):
     executor = ON_RAY
 
-    def __init__(self, directory, cluster, apart=False, **changes):
+    def __init__(self, directory, cluster, disk="", **changes):
         super().__init__(directory, **changes)
-        self.environment = cluster.environment | {"ADDRESS": cluster.address}
-        self.environment |= {"APART": "1"} if apart else {}
+        self.environment = cluster.environment | {"ADDRESS": cluster.address, "DISK": disk}
 
 
 def lose_a_node(study, cluster, running):
@@ -105,7 +107,7 @@ def lose_a_node(study, cluster, running):
 
 @pytest.mark.playbook("studies-survive-interruptions", "studies-run-on-several-machines")
 def test_a_node_is_lost_and_every_trial_is_complete_once(tmp_path, cluster):
-    study = RayStudy(tmp_path, cluster, notes="seconds=0.05", num_trials=4).start()
+    study = RayStudy(tmp_path, cluster, notes="seconds=0.05 meet=0", num_trials=4).start()
     attempts = lose_a_node(study, cluster, running=[0, 1])
     assert sorted(map(len, attempts)) == [1, 1, 1, 2]
     again = max(attempts, key=len)
@@ -114,8 +116,8 @@ def test_a_node_is_lost_and_every_trial_is_complete_once(tmp_path, cluster):
 
 
 @pytest.mark.playbook("studies-survive-interruptions", "studies-run-on-several-machines")
-def test_nodes_that_share_no_disk_send_back_what_they_save_also_of_packs(tmp_path, cluster):
-    study = RayStudy(tmp_path, cluster, apart=True, notes="seconds=0.05", num_trials=4)
+def test_a_node_whose_locks_are_not_seen_is_waited_for_and_its_packs_go_on(tmp_path, cluster):
+    study = RayStudy(tmp_path, cluster, disk="unlocked", notes="seconds=0.05", num_trials=4)
     attempts = lose_a_node(study.start(pack=2), cluster, running=range(4))
     assert sorted(map(len, attempts)) == [1, 1, 2, 2]
     for number, trials in enumerate(attempts):
@@ -123,10 +125,20 @@ def test_nodes_that_share_no_disk_send_back_what_they_save_also_of_packs(tmp_pat
         assert all(again["from"] >= 3 for again in trials[1:])
 
 
+def test_a_workdir_that_nodes_do_not_share_is_refused_in_one_line(tmp_path, cluster):
+    study = RayStudy(tmp_path, cluster, disk="apart", num_trials=2)
+    code, output, errors = study.run()
+    assert (code, output) == (2, "")
+    assert errors == (
+        f"error: node {socket.gethostname()}: {study.path} is not the directory that the launcher writes "
+        "to; --workdir must be a directory that all nodes share\n"
+    )
+    assert not study.path.exists()
+
+
 @pytest.mark.playbook("studies-survive-interruptions")
 def test_ctrl_c_saves_and_a_worker_that_dies_is_replaced(tmp_path, cluster):
-    study = RayStudy(tmp_path, cluster, apart=True, notes="seconds=0.1 die=1", num_trials=2)
-    study.start()
+    study = RayStudy(tmp_path, cluster, notes="seconds=0.1 die=1 meet=0", num_trials=2).start()
     study.until(lambda: len(study.steps(0)) > 3)
     study.process.send_signal(signal.SIGINT)
     code, _, errors = study.wait()
@@ -138,8 +150,9 @@ def test_ctrl_c_saves_and_a_worker_that_dies_is_replaced(tmp_path, cluster):
     assert study.steps(0) == list(range(1, STEPS + 1))
     assert len(study.attempts(0)) == 2
     reason = trial.read_json(study.path / "trials" / "001" / "status.json")["reason"]
-    assert reason.startswith("its worker ended 3 times (SIGKILL, perhaps out of memory)")
-    # What the workers print comes back, into the logs that are named.
+    lost = "its process or its node was lost, perhaps out of memory"
+    assert reason.startswith(f"its worker ended 3 times ({lost})")
+    # What the workers print is in the logs that are named.
     logs = {path: path.read_text() for path in (study.path / "logs").iterdir()}
     assert sum(text.count("out of luck\n") for text in logs.values()) >= 3
     assert "out of luck\n" in logs[Path(reason.split("; see ")[1])]
@@ -202,100 +215,8 @@ def test_what_a_worker_takes_of_a_cluster():
 def test_workers_on_a_node_take_its_cores_in_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     cores = sorted(os.sched_getaffinity(0))
-    taken = [ray_relay._take_core(index) for index in range(2 * len(cores))]
+    taken = [ray_actor._take_core(index) for index in range(2 * len(cores))]
     assert taken == cores * 2  # one each while there are enough; then they share
-
-
-def tree(directory):
-    return {
-        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
-        for path in directory.rglob("*")
-    }
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def test_a_copy_follows_its_original(tmp_path):
-    original, copy, archive = tmp_path / "a", tmp_path / "b", tmp_path / "tar"
-
-    def update(known):
-        sent = mirror.pack(original, known, archive)
-        mirror.unpack(archive, copy)
-        return sent
-
-    write(original / "status.json", "running")
-    write(original / "checkpoints" / "10" / "d" / "x", "ten")
-    (original / "checkpoints" / "10" / "empty").mkdir()
-    write(original / "checkpoints" / "20.orbax-checkpoint-tmp" / "x", "half")
-    known = update({})
-    half = {"checkpoints/20.orbax-checkpoint-tmp", "checkpoints/20.orbax-checkpoint-tmp/x"}
-    assert tree(copy) == {k: v for k, v in tree(original).items() if k not in half}
-    assert mirror.pack(original, known, archive) is None
-
-    (original / "checkpoints" / "20.orbax-checkpoint-tmp").rename(original / "checkpoints" / "20")
-    shutil.rmtree(original / "checkpoints" / "10")
-    write(original / "metrics.jsonl", "one")
-    write(original / "status.json", "complete")
-    write(original / "checkpoints" / "20" / "large", "x" * 100_000)
-    known = update(known)
-    assert archive.stat().st_size > 100_000
-    assert tree(copy) == tree(original)
-    write(original / "metrics.jsonl", "one, two")
-    update(known)
-    assert archive.stat().st_size < 100_000  # what has not changed is not sent again
-    assert tree(copy) == tree(original)
-
-
-def test_a_copy_is_whole_wherever_it_is_cut(tmp_path, monkeypatch):
-    original, archive = tmp_path / "a", tmp_path / "tar"
-    write(original / "steps.f32", "1" * 10)
-    write(original / "status.json", "at 10")
-    write(original / "checkpoints" / "10" / "x", "ten")
-    write(original / "checkpoints" / "10" / "y", "ten")
-    known = mirror.pack(original, {}, tmp_path / "first")
-    write(original / "steps.f32", "1" * 20)
-    write(original / "status.json", "at 20")
-    write(original / "checkpoints" / "20" / "x", "twenty")
-    write(original / "checkpoints" / "20" / "y", "twenty")
-    shutil.rmtree(original / "checkpoints" / "10")
-    mirror.pack(original, known, archive)
-
-    class CutError(Exception):
-        pass
-
-    replace = Path.replace
-    for cut in range(10):
-        copy = tmp_path / f"copy-{cut}"
-        mirror.unpack(tmp_path / "first", copy)
-        left = iter(range(cut))
-
-        def replace_some(self, target, left=left):
-            if next(left, None) is None:
-                raise CutError
-            return replace(self, target)
-
-        monkeypatch.setattr(Path, "replace", replace_some)
-        try:
-            mirror.unpack(archive, copy)
-            whole = True
-        except CutError:
-            whole = False
-        monkeypatch.setattr(Path, "replace", replace)
-        steps = len((copy / "steps.f32").read_text())
-        saved = [int(path.name) for path in (copy / "checkpoints").iterdir()]
-        assert saved
-        assert max(saved) <= steps
-        assert all(len(list((copy / "checkpoints" / str(s)).iterdir())) == 2 for s in saved)
-        assert ((copy / "status.json").read_text() == "at 20") <= (saved == [20])
-        mirror.unpack(archive, copy)  # the next time
-        assert tree(copy) == tree(original)
-        if whole:
-            break
-    assert whole
-    assert cut > 3
 
 
 def test_a_lease_ends_with_its_holder_or_its_time(tmp_path):
@@ -310,39 +231,43 @@ def test_a_lease_ends_with_its_holder_or_its_time(tmp_path):
     held = leases.take(lease)
     os.close(held)
     assert leases.is_free(lease)
+    leases.distrust(lease)  # of a machine whose locks are not seen here
+    assert not leases.is_free(lease)
 
 
-# A relay without Ray, whose launcher falls silent after three seconds.
+# An actor without Ray, whose launcher falls silent after three seconds; then nothing in Python runs.
 SILENCE = """
-import sys, time
-from pathlib import Path
-from playbook_jax.studies import leases, ray_relay
+import ctypes, sys, time
+from playbook_jax.studies import leases, ray_actor
 leases.SECONDS = 1.5
 study = sys.argv[1]
-relay = ray_relay.Relay(ray_relay.Settings(
-    index=0, train_module="tests.fake_train", study=study, probe=study + "/.leases/probe",
-    lease="lease", directory="/", environment={}, on_gpu=False, memory=0.0, send_seconds=30.0,
+actor = ray_actor.Actor(ray_actor.Settings(
+    index=0, train_module="tests.fake_train", lease=study + "/.leases/lease", log=study + "/log",
+    directory="/nowhere", environment={}, on_gpu=False, memory=0.0,
 ))
-assert relay.hello()[1]
+assert actor.hello()[1]
 deadline = time.monotonic() + 3
 while time.monotonic() < deadline:
-    relay.hear()
-print(relay._worker._process.pid, flush=True)
-time.sleep(60)
+    assert {message["kind"] for message in actor.hear()} <= {"ready"}
+print("silence", file=sys.stderr)
+ctypes.PyDLL(None).sleep(60)
 """
 
 
 def test_a_worker_whose_launcher_is_silent_ends_itself(tmp_path):
-    (tmp_path / "logs").mkdir()
-    leases.directory(tmp_path).mkdir()
-    (leases.directory(tmp_path) / "probe").touch()
-    relay = subprocess.Popen(
-        [sys.executable, "-c", SILENCE, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    worker = int(relay.stdout.readline())  # it lived as long as it heard something
-    os.kill(worker, 0)
-    assert not leases.is_free(leases.directory(tmp_path) / "lease")
-    assert relay.wait(15) == 1
-    assert gone([worker])
-    assert leases.is_free(leases.directory(tmp_path) / "lease")
-    relay.stdout.close()
+    lease = leases.directory(tmp_path) / "lease"
+    leases.offer(lease)
+    actor = subprocess.Popen([sys.executable, "-c", SILENCE, str(tmp_path)], cwd=ROOT)
+    log = tmp_path / "log"
+    while actor.poll() is None and not (log.exists() and "silence\n" in log.read_text()):
+        time.sleep(0.01)  # it lives as long as it hears something
+    assert not leases.is_free(lease)
+    assert actor.wait(15) == 1
+    assert leases.is_free(lease)
+
+
+def test_a_node_that_does_not_see_the_study_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "_SEEN_SECONDS", 0.1)
+    assert not leases.is_seen(leases.directory(tmp_path / "elsewhere") / "lease")
+    leases.offer(leases.directory(tmp_path) / "lease")
+    assert leases.is_seen(leases.directory(tmp_path) / "lease")

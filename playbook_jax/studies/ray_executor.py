@@ -2,7 +2,8 @@
 
 The pool decides here as it does on one machine which trial a worker gets, and what follows from a lost
 one. Ray only finds places and carries messages; it repeats nothing, so no trial is ever run twice at
-once. See `ray_relay.py` for the other end, and docs/clusters.md for what is to be set up.
+once. All nodes share the study directory. See `ray_actor.py` for the other end, and docs/clusters.md for
+what is to be set up.
 """
 
 import contextlib
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import jobs, leases, places, ray_cluster, ray_relay
+from playbook_jax.studies import jobs, leases, places, ray_actor, ray_cluster
 from playbook_jax.studies.directory import StudyDirectory
-from playbook_jax.studies.executor import Executor, Stop, Trial
+from playbook_jax.studies.executor import Executor, Listener, Stop, Trial
 from playbook_jax.studies.pool import Pool
 from playbook_jax.studies.ray_worker import RayWorker
 
@@ -53,9 +54,6 @@ class RayExecutor(Pool):
         self._places = Places.of(resources, num_workers)
         self._study = study
         self._path = Path(os.path.abspath(study.path))
-        leases.directory(self._path).mkdir(exist_ok=True)
-        self._probe = leases.directory(self._path) / f"probe-{uuid.uuid4().hex}"
-        self._probe.touch()
         super().__init__(0, study.logs, train_module, study.lock.fd, stop)
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
@@ -65,29 +63,32 @@ class RayExecutor(Pool):
             self._start(index)
         return super().validate(shared, trials)
 
+    def run(
+        self, trials: Sequence[Trial], directory: Callable[[int], Path], listener: Listener
+    ) -> bool:
+        """Implements `executor.Executor`."""
+        return super().run(trials, lambda trial: directory(trial).absolute(), listener)
+
     def close(self) -> None:
         """Ends all workers and leaves the cluster."""
         super().close()
         self._ray.shutdown()
-        self._probe.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a worker that was lost may hold its lease still
             leases.directory(self._path).rmdir()
 
     def _start(self, index: int) -> RayWorker:
         train_module, logs, _ = self._arguments
-        settings = ray_relay.Settings(
+        settings = ray_actor.Settings(
             index=index,
             train_module=train_module,
-            study=str(self._path),
-            probe=str(self._probe),
-            lease=f"{index}-{uuid.uuid4().hex}",
+            lease=str(leases.directory(self._path) / f"{index}-{uuid.uuid4().hex}"),
+            log=str(logs.absolute() / f"worker-{index}.log"),
             directory=str(Path.cwd()),
-            environment={k: v for k, v in os.environ.items() if k in ray_relay.CARRIED},
+            environment={k: v for k, v in os.environ.items() if k in ray_actor.CARRIED},
             on_gpu=bool(self._places.options.get("num_gpus")),
             memory=self._places.memory,
-            send_seconds=ray_relay.SEND_SECONDS,
         )
-        worker = RayWorker(self._ray, settings, self._places.options, logs)
+        worker = RayWorker(self._ray, settings, self._places.options, self._path)
         self._workers[index] = worker
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from playbook_jax.studies import places
@@ -27,33 +28,45 @@ _WAIT_SECONDS = 0.25  # how late a request to stop may be seen where nothing run
 Message = dict[str, Any]
 
 
-class _Worker:
-    """Obeys the launcher's commands.
+class TrialRunner:
+    """Obeys the launcher's commands, in this process or in a Ray actor's.
 
     The methods named `on_…` are the commands; their arguments are the message's other fields.
     """
 
-    def __init__(self, descriptor: int, train_module: str) -> None:
-        self._answers = os.fdopen(descriptor, "w")
+    def __init__(self, answer: Callable[..., None], train_module: str) -> None:
+        """Imports nothing yet.
+
+        Args:
+          answer: sends the launcher a message, given its fields.
+          train_module: what runs trials: a module like training.py.
+        """
+        self._answer, self._train_module = answer, train_module
         self._commands: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._stop = threading.Event()
-        # Ctrl-C reaches the launcher, which decides.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda number, frame: self._stop.set())
-        threading.Thread(target=self._listen, daemon=True).start()
-        self._train_module = train_module
 
-    def _listen(self) -> None:
-        for line in sys.stdin.buffer:
-            message = json.loads(line)
-            if message["do"] == "stop":
-                self._stop.set()
-            else:
-                self._commands.put(message)
-        os._exit(0)
+    def stop(self) -> None:
+        """Lets the running trials save, and ends `run`."""
+        self._stop.set()
 
-    def run(self) -> None:
-        """Obeys until it is stopped."""
+    def tell(self, message: Message) -> None:
+        """Takes a command; may be called from any thread."""
+        if message["do"] == "stop":
+            self.stop()
+        else:
+            self._commands.put(message)
+
+    def run(self) -> int:
+        """Obeys until it is stopped; returns the process's exit code: 1 after an error, which it prints."""
+        try:
+            self._obey()
+        except BaseException:
+            with contextlib.suppress(OSError):  # where the log has no room for it
+                traceback.print_exc()
+            return 1
+        return 0
+
+    def _obey(self) -> None:
         self._train = importlib.import_module(self._train_module)
         if "jax" in sys.modules:
             from playbook_jax import compilation_cache
@@ -66,14 +79,6 @@ class _Worker:
             except queue.Empty:
                 continue
             getattr(self, f"on_{message.pop('do')}")(**message)
-
-    def _answer(self, **message: Any) -> None:
-        try:
-            self._answers.write(json.dumps(message) + "\n")
-            self._answers.flush()
-        except BrokenPipeError:
-            # The launcher is gone. At once: to a trial, this would be an error to be written down.
-            os._exit(0)
 
     def on_open(self, **shared: Any) -> None:
         """Takes what all trials share."""
@@ -152,15 +157,28 @@ class _Worker:
 def main(core: str, descriptor: str, train_module: str) -> None:
     """Runs a worker; see `places.Place.start`."""
     places.keep_to(core)
-    code = 1
-    try:
-        _Worker(int(descriptor), train_module).run()
-        code = 0
-    except BaseException:
-        with contextlib.suppress(OSError):  # where the log has no room for it
-            traceback.print_exc()
+    answers = os.fdopen(int(descriptor), "w")
+
+    def answer(**message: Any) -> None:
+        try:
+            answers.write(json.dumps(message) + "\n")
+            answers.flush()
+        except BrokenPipeError:
+            # The launcher is gone. At once: to a trial, this would be an error to be written down.
+            os._exit(0)
+
+    def listen() -> None:
+        for line in sys.stdin.buffer:
+            runner.tell(json.loads(line))
+        os._exit(0)
+
+    runner = TrialRunner(answer, train_module)
+    # Ctrl-C reaches the launcher, which decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: runner.stop())
+    threading.Thread(target=listen, daemon=True).start()
     # Not by the interpreter's own way out, which takes its time, and aborts while a thread reads.
-    os._exit(code)
+    os._exit(runner.run())
 
 
 if __name__ == "__main__":
