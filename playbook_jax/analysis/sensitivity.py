@@ -20,6 +20,7 @@ its own for what is noise, and takes two seconds to import at the end of every s
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
