@@ -108,10 +108,10 @@ def trial(rng, validation, train=None, **changes):
 
 def records(loss, norm, clipped=None):
     """The records of steps with these losses and gradient norms, as a summary has them."""
-    from playbook_jax import trial as trial_lib
+    from playbook_jax import run_summary, trial as trial_lib
 
     rows = np.stack([loss, norm, norm, norm, norm], axis=1)
-    curves = trial_lib._thin_records(rows, trial_lib.STEP_COLUMNS)
+    curves = run_summary._thin_records(rows, trial_lib.STEP_COLUMNS)
     finite = norm[np.isfinite(norm)]
     return step_records.StepRecords(
         {name: np.array(values, float) for name, values in curves.items() if name in _CURVES},

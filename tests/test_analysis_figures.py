@@ -6,7 +6,7 @@ import pytest
 import synthetic_study as synthetic
 from html_page import Page
 
-from playbook_jax.analysis import figures, findings, svg
+from playbook_jax.analysis import figures, findings, page, svg
 from playbook_jax.analysis.axes import PADDING
 from playbook_jax.analysis.figures import best_steps, hyperparameter_axes, training_curves
 from playbook_jax.analysis.panel import Panel
@@ -276,7 +276,7 @@ def test_the_crosses_of_infeasible_trials_are_red():
     figure = hyperparameter_axes.draw(study()).figures[0]
     crosses = [e for e in Page(figure.svg).elements if e.trial in (16, 17, 18, 19)]
     assert [e.classes for e in crosses] == [["x"]] * 4
-    style = (Path(figures.__file__).parents[1] / "page.css").read_text()
+    style = Path(page.__file__).with_name("page.css").read_text()
     (rule,) = re.findall(r"^\.x \{(.*?)\}", style, re.M)
     assert "stroke: var(--bad)" in rule
     colours = re.findall(r"--bad: #(\w{6})", style)
