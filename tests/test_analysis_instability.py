@@ -185,7 +185,7 @@ def test_a_ratio_is_judged_as_it_was_sampled():
     made = study(lambda u: 1 - u, 0.7, name=ratio, space=synthetic.LEARNING_RATE)
     (finding,) = instability.check(made)
     assert finding.verdict == ACT
-    assert "(learning_rate/(1-hparams.momentum) of 0.794 and more)" in finding.answer
+    assert "(learning_rate / (1 − momentum) of 0.794 and more)" in finding.answer
     (finding,) = instability.check(
         study(lambda u: (u - 0.1) ** 2, 0.7, name=ratio, space=synthetic.LEARNING_RATE)
     )
