@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from playbook_jax import config_keys, sources
@@ -175,7 +174,9 @@ def _plain(value: Any) -> Any:
         return {key: _plain(child) for key, child in value.items()}
     if isinstance(value, tuple | list):
         return tuple(_plain(child) for child in value)
-    return value.item() if isinstance(value, np.generic) else value
+    # NumPy, for which --help need not wait, is not imported to know its scalars.
+    is_scalar = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    return value.item() if is_scalar else value
 
 
 def with_optional(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,6 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from playbook_jax.errors import UsageError, shown
 
 # (value) → what it must be, in words, or "" where it is that.
@@ -18,7 +16,7 @@ Must = Callable[[Any], str]
 _REQUIRED, _ABSENT = object(), object()
 _INT32 = 2**31 - 1  # the type of steps and indices on the devices
 _SEED = 2**32 - 1
-_FLOAT32 = float(np.finfo(np.float32).max)
+_FLOAT32 = 3.4028234663852886e38  # the largest there is
 # More would be memory for nothing: 20 MB of records and of input's indices, a transfer each.
 _MOST_AT_ONCE = 1_000_000
 

@@ -111,7 +111,7 @@ def base_config(
     config = {
         "workload": "digits",
         "model": {"name": "mlp"},
-        "dataset": {"name": "digits"},
+        "dataset": {"source": "memory", "num_shards": 0},
         "seed": 0,
         "batch_size": 128,
         "eval_batch_size": 512,

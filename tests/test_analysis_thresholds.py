@@ -1,6 +1,7 @@
 """What checks judge by: declared once, each with its reason, and set by an analysis config."""
 
 import importlib
+import pkgutil
 from pathlib import Path
 
 import finding_studies as made
@@ -9,7 +10,7 @@ import pytest
 import synthetic_study as synthetic
 from html_page import Page
 
-from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax import analysis, config as config_lib, trial as trial_lib
 from playbook_jax.analysis import findings, report, study as study_lib, summary, thresholds
 from playbook_jax.analysis.findings import FINE, LOOK, enough_trials
 from playbook_jax.errors import UsageError
@@ -29,16 +30,13 @@ def written(tmp_path, **sections):
 def test_names_are_those_of_the_constants_and_each_has_a_reason():
     known = thresholds.known()
     assert len(known) > 50
+    declared = {}  # every constant of the analysis that is a threshold, by its own name
+    for module in pkgutil.walk_packages(analysis.__path__, "playbook_jax.analysis."):
+        for constant, value in vars(importlib.import_module(module.name)).items():
+            if isinstance(value, thresholds.Threshold):
+                declared.setdefault(value.name, set()).add((constant, id(value)))
     for name, threshold in known.items():
-        module, _, constant = name.partition(".")
-        places = [f"playbook_jax.analysis.{inner}{module}" for inner in ("", "findings.")]
-        modules = []
-        for place in places:
-            try:
-                modules.append(importlib.import_module(place))
-            except ModuleNotFoundError:
-                continue
-        assert any(getattr(m, constant.upper(), None) is threshold for m in modules), name
+        assert declared[name] == {(name.partition(".")[2].upper(), id(threshold))}
         assert threshold.check(threshold.default, "here") == threshold.default
         assert len(threshold.meaning) > 10
 

@@ -235,11 +235,11 @@ def get_config() -> ConfigDict:
     config.retrain_noise.alike = 1.0
 
     config.sensitivity = ConfigDict()
+    # Of an axis that is worth narrowing
+    config.sensitivity.most_kept = 0.6
     # How often anything may be said to matter that does not: half of it for the hyperparameters
     # in each of three ways of looking, half for the pairs; by simulation that comes to 4 %
     config.sensitivity.chance = 0.03
-    # Of an axis that is worth narrowing
-    config.sensitivity.most_kept = 0.6
 
     config.training_fit = ConfigDict()
     # Validation is hardly worse than training where training has this part of its error: what is
