@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from playbook_jax import parallel, raised, trial
+from playbook_jax import hosts, parallel, raised, trial
 from playbook_jax.errors import InputError, UsageError
 
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
@@ -29,7 +29,7 @@ def conclude(writers: Sequence[trial.Writer], error: Exception) -> list[dict[str
     """
     if isinstance(error, UsageError) and not isinstance(error, InputError):
         raise error
-    reason = _reason(error)
+    reason = describe(error)
     # Neither a full disk nor bad data is a matter of where in the code.
     if not isinstance(error, InputError) and not reason.startswith("disk full"):
         traceback.print_exc()
@@ -48,7 +48,8 @@ def _write(writer: trial.Writer, reason: str) -> dict[str, Any]:
     return status
 
 
-def _reason(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """Returns the reason of a trial that an error has ended, in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
@@ -57,6 +58,8 @@ def _reason(error: Exception) -> str:
         return "disk full: nothing more can be written; the same command goes on once there is room"
     if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
         return f"out of memory: {text[:300]}"
-    if parallel.host_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-        return f"another host was lost, or the network: {text[:300]}"
+    # Between CPUs, connections are gloo's, whose errors are ValueErrors too.
+    lost = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text
+    if parallel.host_count() > 1 and lost:
+        return f"{hosts.LOST_REASON}, or the network: {text[:300]}"
     return raised.describe(error)

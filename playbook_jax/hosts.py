@@ -22,10 +22,15 @@ from playbook_jax.errors import UsageError
 
 # Set in the process that does the work: the number of its end of the socket.
 _CHILD = "PLAYBOOK_JAX_HOST_CHILD"
+# There too: the last line that the child before it told, if one was lost.
+_TOLD = "PLAYBOOK_JAX_HOST_TOLD"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # With it a child ends that has noticed the loss of another host itself.
 LOST = 70
 JOINED = "joined"  # what a child tells first
+LOST_REASON = (
+    "another host was lost"  # how the reason of a trial begins that failed because of that
+)
 
 _link: socket.socket | None = None  # the child's end
 
@@ -154,6 +159,11 @@ def tell(line: str) -> None:
             _link.sendall(f"{line}\n".encode())
 
 
+def told_before() -> str:
+    """Returns the last line that this host's child told that was lost just before this one, or ""."""
+    return os.environ.get(_TOLD, "")
+
+
 def leave(code: int) -> None:
     """Ends this process at once, after a failure that only it may have had.
 
@@ -182,8 +192,9 @@ def watch(
     from playbook_jax import trial  # with NumPy, for which --help need not wait
 
     asked: list[int] = []
+    told: list[str] = []
     while True:
-        code, told = _run_child(asked)
+        code, told = _run_child(asked, told)
         if code >= 0 and code != LOST:
             return code
         if asked:
@@ -204,13 +215,18 @@ def watch(
     return trial.EXIT_CODES[trial.FAILED]
 
 
-def _run_child(asked: list[int]) -> tuple[int, list[str]]:
-    """Returns a child's exit code and what it told; `asked` gets the requests to stop."""
+def _run_child(asked: list[int], before: Sequence[str]) -> tuple[int, list[str]]:
+    """Returns a child's exit code and what it told; `asked` gets the requests to stop.
+
+    Args:
+      asked: see above.
+      before: what the child before it told.
+    """
     ours, theirs = socket.socketpair()
     with ours:
         child = subprocess.Popen(
             [sys.executable, *sys.argv],
-            env=os.environ | {_CHILD: str(theirs.fileno())},
+            env=os.environ | {_CHILD: str(theirs.fileno()), _TOLD: before[-1] if before else ""},
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # Ctrl-C on the terminal is for this process, which hands it on
         )

@@ -1,5 +1,6 @@
 """A study whose trials run on several hosts at once, here threads: jax's part is not in it."""
 
+import collections
 import contextlib
 import itertools
 import json
@@ -10,14 +11,13 @@ import threading
 import time
 import types
 
-import jax
 import pytest
 from test_studies_specification import write
 
 from playbook_jax import config as config_lib, hosts, trial
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conclusion, launcher, leaving, slice as slice_lib
-from playbook_jax.studies.channel import Channel, HostLostError
+from playbook_jax.studies import conclusion, launcher, slice as slice_lib
+from playbook_jax.studies.channel import HostLostError
 from playbook_jax.studies.executor import Stop
 from playbook_jax.studies.in_process import InProcess
 from playbook_jax.studies.restarts import ENDED, Restarts
@@ -26,32 +26,34 @@ STEPS = 10
 LOST, LATE = "another host was lost, or the network: closed", "out of time: stopped after 0.1 s"
 
 
-class Service:
-    """What jax's coordination service does for a channel, in this process."""
+class Meeting:
+    """Where hosts that are threads gather what they say, until one has left."""
 
-    def __init__(self):
-        self._values, self._change = {}, threading.Condition()
+    def __init__(self, count=2):
+        self.count, self.said = count, collections.defaultdict(dict)
+        self.change, self.is_over = threading.Condition(), False
 
-    def key_value_set(self, key, text):
-        with self._change:
-            assert key not in self._values
-            self._values[key] = text
-            self._change.notify_all()
-
-    def blocking_key_value_get(self, key, milliseconds):
-        with self._change:
-            if not self._change.wait_for(lambda: key in self._values, milliseconds / 1000):
-                raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: nothing")
-            return self._values[key]
-
-    def key_value_dir_get(self, prefix):
-        with self._change:
-            return [(k, v) for k, v in self._values.items() if k.startswith(prefix + "/")]
+    def end(self):
+        with self.change:
+            self.is_over = True
+            self.change.notify_all()
 
 
-class LocalChannel(Channel):
-    def __init__(self, service, index, count=2):
-        self._client, self.index, self.count, self._commands = service, index, count, 0
+class LocalChannel:
+    def __init__(self, meeting, index):
+        self._meeting, self.index, self.count, self._times = meeting, index, meeting.count, 0
+
+    def gather(self, message):
+        self._times += 1
+        said = self._meeting.said[self._times]
+        with self._meeting.change:
+            said[self.index] = json.dumps(message)
+            self._meeting.change.notify_all()
+            all_said = lambda: len(said) == self.count  # noqa: E731
+            self._meeting.change.wait_for(lambda: all_said() or self._meeting.is_over, 60)
+            if not all_said():
+                raise HostLostError("the hosts lost contact")
+        return [json.loads(said[host]) for host in range(self.count)]
 
 
 class Left(SystemExit):
@@ -73,14 +75,18 @@ class Hosts:
         self.trained = [[], []]
         self.timeout, self.time_limit, self.silent_limit = 0.2, float("inf"), 60.0
         self.left, self.is_over = [], threading.Event()
+        self.told, self.thread = [[], []], threading.local()
+        self.thread.host = 0
         monkeypatch.setattr(hosts, "leave", self._leave)
+        monkeypatch.setattr(hosts, "tell", lambda line: self.told[self.thread.host].append(line))
+        monkeypatch.setattr(hosts, "told_before", lambda: self.before[self.thread.host])
         monkeypatch.setattr(conclusion, "REPORT_MODULE", "tests.fake_train")
-        monkeypatch.setattr(leaving, "POLL_SECONDS", 0.02)
+        monkeypatch.setattr(slice_lib, "_LOOK_SECONDS", 0.02)
 
     def _leave(self, code):
         self.left.append(code)
-        if len(self.left) == 2:  # both hosts
-            self.is_over.set()
+        self.is_over.set()  # of which the others learn
+        self.meeting.end()
         raise Left
 
     def _in_process(self, host):
@@ -118,39 +124,40 @@ class Hosts:
     def stuck(self):
         """What a host does that waits for another one in a collective."""
         assert self.is_over.wait(10)
-        raise Left
+        return failed(LOST)
 
     def run(self, retry_failed=False, workdir=None):
-        """Returns how each host has ended: its exit code, or the error."""
-        service = Service()
-        channels = [LocalChannel(service, host) for host in range(2)]
+        """Returns how each host has ended: its exit code, or the error.
+
+        Where one has left in the run before, the processes have been started again.
+        """
+        self.meeting = Meeting()
+        self.before = [lines[-1] if self.left else "" for lines in self.told]
+        self.told = [[], []]
         self.votes, self.barrier = [False, False], threading.Barrier(2)
         self.left.clear()
         self.is_over.clear()
         ends = [None, None]
-
-        def follow():
-            here = self._in_process(1)
-            with self._noting(ends, 1):
-                path = workdir or self.path
-                with leaving.looking(lambda: leaving.leave_if_told(channels[1])):
-                    ends[1] = slice_lib._follow(channels[1], here, path, self.stops[1])
-
-        follower = threading.Thread(target=follow, daemon=True)
-        follower.start()
         options = launcher.Options(
             ["scripts/launch_study.py"],
             retry_failed=retry_failed,
             time_limit=self.time_limit,
             silent_limit=self.silent_limit,
         )
-        with self._noting(ends, 0):
-            here = self._in_process(0)
-            arguments = (channels[0], here, self.timeout, self.config, self.path, options)
-            ends[0] = slice_lib._lead(*arguments)
-        if not self.left and not isinstance(ends[0], HostLostError):
-            follower.join(10)
-            assert not follower.is_alive()
+
+        def launch(host, path):
+            self.thread.host = host
+            here = self._in_process(host)
+            channel = LocalChannel(self.meeting, host)
+            with self._noting(ends, host), slice_lib._leaving_when_lost():
+                side = slice_lib._Host(channel, here, path, self.timeout)
+                ends[host] = side.launch(self.config, options, self.stops[host])
+
+        follower = threading.Thread(target=launch, args=[1, workdir or self.path], daemon=True)
+        follower.start()
+        launch(0, self.path)
+        follower.join(60)
+        assert not follower.is_alive()
         return ends
 
     @contextlib.contextmanager
@@ -240,17 +247,16 @@ def test_a_trial_that_fails_on_one_host_ends_the_processes(tmp_path, monkeypatch
         return None
 
     study = Hosts(tmp_path, monkeypatch, behave)
-    told = []
-    monkeypatch.setattr(hosts, "tell", told.append)
     study.run()
     assert study.left == [hosts.LOST] * 2
-    assert study.states() == ["COMPLETE", "FAILED"]
-    assert study.statuses()[1] == failed(f"on host {host} alone: bad luck")
-    # So that the parents start them again, as often as trials fail.
-    assert told[-2:] == [ENDED] * 2
+    # The parents start them again.
     study.behave = lambda on, number: None
-    assert study.run() == [1, 1]
+    assert study.run(retry_failed=True) == [1, 1]
     assert study.states() == ["COMPLETE", "FAILED", "COMPLETE", "COMPLETE"]
+    assert study.statuses()[1] == failed(f"on host {host} alone: bad luck")
+    # As often as trials fail: none of that counts.
+    assert [lines[0] for lines in study.told] == [ENDED] * 2
+    assert not (study.path / ".failures").exists()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -261,7 +267,10 @@ def test_a_connection_that_breaks_because_a_host_has_failed_is_that_hosts_failur
     study = Hosts(tmp_path, monkeypatch, behave)
     study.run()
     assert study.left == [hosts.LOST] * 2
-    assert study.statuses() == [failed("on host 1 alone: bad luck")]
+    assert study.states() == ["INTERRUPTED"]
+    study.behave = lambda on, number: None
+    study.run()
+    assert study.statuses()[0] == failed("on host 1 alone: bad luck")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -270,7 +279,8 @@ def test_a_full_disk_of_host_0_leaves_the_trial_for_another_time(tmp_path, monke
     behave = lambda host, number: study.stuck() if host else failed(reason)  # noqa: E731
     study = Hosts(tmp_path, monkeypatch, behave)
     study.run()
-    assert study.left == [75] * 2  # and not to start again: it would be full again
+    assert study.left == [hosts.LOST] * 2
+    assert study.run() == [75, 75]  # and not to go on: it would be full again
     assert study.states() == ["INTERRUPTED"]
     text = f"error: host 0: the disk is full: no room for trial 0 in {study.path} ("
     assert capsys.readouterr().err.count(text) == 2
@@ -280,17 +290,17 @@ def test_a_full_disk_of_host_0_leaves_the_trial_for_another_time(tmp_path, monke
 def test_hosts_that_wait_for_each_other_for_ever_start_again(tmp_path, monkeypatch):
     study = Hosts(tmp_path, monkeypatch, lambda host, number: study.stuck())
     study.silent_limit = 0.1
-    told = []
-    monkeypatch.setattr(hosts, "tell", told.append)
     study.run()
-    assert study.left == [hosts.LOST] * 2
-    assert ENDED not in told  # so that it counts
+    assert set(study.left) == {hosts.LOST}
+    assert ENDED not in study.told[0]  # so that it counts
+    assert study.states() == ["INTERRUPTED"]
 
 
 def test_a_trial_during_which_a_host_was_lost_has_not_failed(tmp_path, monkeypatch):
     behave = lambda host, number: failed(LOST) if number == 1 else None  # noqa: E731
     study = Hosts(tmp_path, monkeypatch, behave)
-    assert isinstance(study.run()[0], HostLostError)
+    study.run()
+    assert study.left == [hosts.LOST] * 2
     assert study.states() == ["COMPLETE", "INTERRUPTED"]
 
 
@@ -312,13 +322,14 @@ def test_a_workdir_that_is_not_shared_is_refused_by_all(tmp_path, monkeypatch):
 
 def agree(*configs):
     """Returns what each host says of the others' study configs."""
-    service, said = Service(), [None] * len(configs)
+    meeting, said = Meeting(len(configs)), [None] * len(configs)
 
-    def on(host):
+    def on(index):
+        host = slice_lib._Host(LocalChannel(meeting, index), None, None, 1.0)
         try:
-            slice_lib._agree_on_the_study(LocalChannel(service, host, len(configs)), configs[host])
+            host._agree_on_the_study(configs[index])
         except UsageError as error:
-            said[host] = str(error)
+            said[index] = str(error)
 
     threads = [threading.Thread(target=on, args=[host]) for host in range(len(configs))]
     for thread in threads:

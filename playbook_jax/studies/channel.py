@@ -1,25 +1,29 @@
-"""Messages between the hosts of one run: small JSON objects under names, each written once.
+"""What the hosts of one run say to each other, as small JSON objects.
 
-They go through the service by which jax's processes find each other and not through the devices, so
-they also reach a host while others wait in a collective.
+They go through the devices, as a trial's gradients do, so all hosts must speak at the same points of the
+program. A host that has failed may be waited for elsewhere; it says so in a file of the study directory.
 """
 
-import itertools
 import json
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from playbook_jax import raised, trial as trial_lib
 
 Message = dict[str, Any]
 
-_WAIT_SECONDS = 0.2  # how late a signal may be seen while waiting
+_POLL_SECONDS = 0.2
+_LEAST_BYTES = 1 << 12
 
 
 class HostLostError(RuntimeError):
-    """The service does not answer, because host 0 is gone. Its text is one line."""
+    """Another host does not take part any more. Its text is one line."""
 
 
 class Channel:
@@ -31,63 +35,68 @@ class Channel:
     """
 
     def __init__(self) -> None:
-        """Sends nothing yet, and touches no device."""
-        # jax gives the service no public name; its own multihost_utils and orbax use this one.
-        from jax._src import distributed
+        """Waits until all hosts have come here, for their devices."""
+        self.index: int = jax.process_index()
+        self.count: int = jax.process_count()
 
-        self._client = distributed.global_state.client
-        self.index: int = distributed.global_state.process_id
-        self.count: int = distributed.global_state.num_processes
-        self._commands = 0
+    def gather(self, message: Mapping[str, Any]) -> list[Message]:
+        """Returns what each host says here, in the order of the hosts; all must call it.
 
-    def put(self, name: str, message: Message) -> None:
-        """Says something under a name that was not used before."""
+        Raises:
+          HostLostError: one does not.
+        """
+        text = np.frombuffer(json.dumps([self.index, message]).encode(), np.uint8)
+        if self.count == 1:
+            return [json.loads(text.tobytes())[1]]
         try:
-            self._client.key_value_set(_key(name), json.dumps(message))
-        except jax.errors.JaxRuntimeError as error:
-            raise _lost(error) from error
+            sizes = multihost_utils.process_allgather(np.int32(text.size))
+            # Of few different sizes, for each is compiled.
+            length = max(_LEAST_BYTES, 1 << int(sizes.max() - 1).bit_length())
+            texts = multihost_utils.process_allgather(np.pad(text, (0, length - text.size)))
+        except (jax.errors.JaxRuntimeError, ValueError) as error:  # gloo raises the latter
+            raise HostLostError(
+                f"the hosts lost contact ({str(error).splitlines()[0][:200]})"
+            ) from error
+        found = [json.loads(t[:n].tobytes()) for t, n in zip(texts, sizes, strict=True)]
+        return [message for _, message in sorted(found, key=lambda pair: pair[0])]
 
-    def get(self, name: str, seconds: float = math.inf) -> Message | None:
-        """Waits for what is said under a name; None where nothing is within so many seconds."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                text = self._client.blocking_key_value_get(_key(name), int(1000 * _WAIT_SECONDS))
-                return json.loads(text)
-            except jax.errors.JaxRuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    raise _lost(error) from error
+
+class Failures:
+    """What hosts say of a trial that has failed there, when others may wait for them in a collective."""
+
+    def __init__(self, folder: Path, channel: Channel, seconds: float) -> None:
+        """Writes nothing yet.
+
+        Args:
+          folder: of the study directory, in which nothing lies yet; host 0 may remove it at the end.
+          channel: says which host this is.
+          seconds: how far apart hosts may fail that fail alike.
+        """
+        self._folder, self._channel, self._seconds = folder, channel, seconds
+        self._count = 0
+
+    def gather(self, trial: int, answer: Mapping[str, Any]) -> list[Message] | None:
+        """Returns what all hosts say of a trial, in their order; None unless all have failed, and alike."""
+        self._count += 1
+        paths = [
+            self._folder / f"{trial}-{self._count}-{host}.json"
+            for host in range(self._channel.count)
+        ]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            trial_lib.write_json(paths[self._channel.index], answer)
+        except OSError:  # a full disk, perhaps, which is no failure of all
+            return None
+        deadline = time.monotonic() + self._seconds
+        while not all(path.exists() for path in paths):
             if time.monotonic() > deadline:
                 return None
-
-    def peek(self, name: str) -> dict[int, Message]:
-        """Returns what hosts have said under a name and their number so far, by host."""
-        try:
-            found = self._client.key_value_dir_get(_key(name))
-        except jax.errors.JaxRuntimeError as error:
-            raise _lost(error) from error
-        return {int(key.rsplit("/", 1)[1]): json.loads(text) for key, text in found}
-
-    def command(self, message: Message) -> int:
-        """Says what all are to do next, for `commands`; returns the number of that command."""
-        self._commands += 1
-        self.put(f"command/{self._commands}", message)
-        return self._commands
-
-    def commands(self) -> Iterator[tuple[int, Message]]:
-        """Gives host 0's commands one after another, with their numbers, as they come."""
-        for number in itertools.count(1):
-            yield number, self.get(f"command/{number}")
-
-    def gather(self, name: str, message: Message) -> list[Message]:
-        """Says something to all and waits for what the others say under this name; in host order."""
-        self.put(f"{name}/{self.index}", message)
-        return [self.get(f"{name}/{host}") for host in range(self.count)]
+            time.sleep(_POLL_SECONDS)
+        answers = [json.loads(path.read_text()) for path in paths]
+        return answers if _are_alike(answers) else None
 
 
-def _key(name: str) -> str:
-    return f"playbook_jax/study/{name}"
-
-
-def _lost(error: Exception) -> HostLostError:
-    return HostLostError(f"host 0 does not answer any more ({str(error).splitlines()[0][:200]})")
+def _are_alike(answers: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether all failed in the same place, so that they can go on together."""
+    texts = {(a["error"], a["status"] and raised.cause(a["status"]["reason"])) for a in answers}
+    return len(texts) == 1

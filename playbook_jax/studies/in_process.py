@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import trial as trial_lib
+from playbook_jax import failure, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies.channel import Message
 from playbook_jax.studies.executor import Trial
@@ -48,7 +48,7 @@ class InProcess:
           Its `status`; as `error`, why it can't be run, the status then being None; and whether this
           host was asked to `stop`.
         """
-        status, error = None, ""
+        status, refused = None, ""
         try:
             status = self._train.train(
                 self._shared.config(trial, parameters),
@@ -58,9 +58,8 @@ class InProcess:
                 command=self._shared.command,
             )
         except UsageError as refusal:
-            error = f"trial {trial}: {refusal}"
-        except Exception as failure:  # in what the trial itself does not catch; host 0 decides
+            refused = f"trial {trial}: {refusal}"
+        except Exception as error:  # in what the trial itself does not catch; host 0 decides
             traceback.print_exc()
-            reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
-            status = trial_lib.new_status(trial_lib.FAILED, reason)
-        return {"status": status, "error": error, "stop": stop()}
+            status = trial_lib.new_status(trial_lib.FAILED, failure.describe(error))
+        return {"status": status, "error": refused, "stop": stop()}

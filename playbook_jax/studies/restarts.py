@@ -15,7 +15,13 @@ ENDED = "ended"  # what a child tells when a trial is over
 
 
 class Restarts:
-    """Counts the losses since a trial ended."""
+    """Counts the losses since a trial ended.
+
+    Attributes:
+      code: the exit code where the processes were not started again; 0 otherwise.
+    """
+
+    code = 0
 
     def __init__(self) -> None:
         """Counts none yet."""
@@ -39,9 +45,12 @@ class Restarts:
         return True
 
     def give_up(self, reason: str) -> None:
-        """Writes that the trial FAILED, if there is one in which the hosts are lost every time."""
-        if len(self._lost) > MAX_RETRIES and len(set(self._lost)) == 1:
-            self._give_up_trial()
+        """Sets the exit code; writes that a trial FAILED in which the hosts are lost every time."""
+        self.code = trial_lib.EXIT_CODES[trial_lib.INTERRUPTED]
+        if len(self._lost) > MAX_RETRIES:
+            self.code = trial_lib.EXIT_CODES[trial_lib.FAILED]
+            if len(set(self._lost)) == 1:
+                self._give_up_trial()
 
     def _give_up_trial(self) -> None:
         trial, _, directory = self._lost[-1].partition(" ")

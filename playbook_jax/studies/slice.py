@@ -4,45 +4,46 @@ The same command runs on every host. Host 0 launches the study as anywhere else;
 tells the others what comes next, so that all train the same trial at the same time, each in its own
 process and with what it has compiled. Only host 0 writes, and its clock counts. A request to stop on any
 host ends them all after the same step. A host that is lost ends the processes of all, which their
-parents start again (see `hosts.watch`); the trial goes on from its checkpoint.
+parents start again (see `hosts.watch`); the trial goes on from its checkpoint. So does a host that fails
+while others wait for it: what it told its parent is the first thing that the new processes gather.
 """
 
 import contextlib
 import dataclasses
 import itertools
-import math
+import json
 import os
-import re
+import shutil
 import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, hosts, raised, trial as trial_lib
+from playbook_jax import config as config_lib, hosts, trial as trial_lib
 from playbook_jax.errors import UsageError
 from playbook_jax.studies import (
     full_disk,
     jobs,
     launcher,
-    leaving,
     running as running_lib,
     specification as specification_lib,
 )
-from playbook_jax.studies.channel import Channel, HostLostError, Message
-from playbook_jax.studies.directory import Status, StudyDirectory
+from playbook_jax.studies.channel import Channel, Failures, HostLostError, Message
+from playbook_jax.studies.directory import StudyDirectory
 from playbook_jax.studies.executor import Listener, Stop, Trial
 from playbook_jax.studies.in_process import InProcess
 from playbook_jax.studies.restarts import ENDED, Restarts
 
 _BAD_INPUT = 2
+_INTERRUPTED = trial_lib.EXIT_CODES[trial_lib.INTERRUPTED]
 _GRACE_SECONDS = 30.0  # between the failures of hosts that fail alike
+_LOOK_SECONDS = 1.0
 _SHARED_SECONDS = 5.0  # within which the others must see a file that host 0 has written
-# A reason for which a trial is tried again: what failure.py says of jax's errors, and an error of its
-# connections on CPUs that is raised as a ValueError.
-_LOST = "^another host was lost|Gloo"
+_FAILURES = ".failures"  # in the study directory, while all hosts are up
 
 
 def refuse(**asked: bool) -> None:
@@ -70,29 +71,23 @@ def launch(
       options: how; but for the module that trains, those of host 0 count. One worker is all of the hosts.
 
     Returns:
-      The exit code of `launcher.launch`, the same on all hosts; 1 where a host was lost for good.
+      The exit code of `launcher.launch`, the same on all hosts. Where a host was lost for good, 75 on the
+      others: the same command on all hosts goes on; 1 if no trial came to its end.
 
     Raises:
       UsageError: the study can't be run; for the same reason on all hosts.
     """
     if hosts.is_parent(all_hosts):
         restarts = Restarts()
-        return hosts.watch(all_hosts, restarts.give_up, restarts.again)
+        code = hosts.watch(all_hosts, restarts.give_up, restarts.again)
+        return restarts.code or code
     hosts.join(all_hosts)
     with Stop() as stop, _leaving_when_lost():  # only now: jax listens to the signals too
-        import jax
-
         from playbook_jax import compilation_cache
 
         compilation_cache.enable()
-        channel = Channel()
-        _agree_on_the_study(channel, config_path, options.overrides)
-        jax.devices()  # which waits until all hosts have come here, so not where one alone does
-        here = InProcess(options.train_module)
-        if channel.index:
-            with leaving.looking(lambda: leaving.leave_if_told(channel)):
-                return _follow(channel, here, Path(workdir), stop)
-        return _lead(channel, here, all_hosts.timeout, config_path, workdir, options)
+        host = _Host(Channel(), InProcess(options.train_module), Path(workdir), all_hosts.timeout)
+        return host.launch(config_path, options, stop)
 
 
 @contextlib.contextmanager
@@ -110,89 +105,185 @@ def _leaving_when_lost() -> Iterator[None]:
         hosts.leave(trial_lib.EXIT_CODES[trial_lib.FAILED])
 
 
-def _agree_on_the_study(
-    channel: Channel, config_path: str | Path, overrides: Sequence[str]
-) -> None:
-    """Has every host read the study config.
+class _Host:
+    """What every host does."""
 
-    Raises:
-      UsageError: one can't, or reads another study than host 0; on all hosts with the same text.
-    """
-    mine: Message = {"error": "", "study": None}
-    try:
-        mine["study"] = specification_lib.load(config_path, overrides).to_dict()
-    except UsageError as error:
-        mine["error"] = str(error)
-    found = channel.gather("study", mine)
-    for host, message in enumerate(found):
-        if message["error"]:
-            alike = all(other["error"] == message["error"] for other in found)
-            raise UsageError(message["error"] if alike else f"host {host}: {message['error']}")
-    for host, message in enumerate(found):
-        changed = config_lib.differences(found[0]["study"], message["study"])
-        if changed:
-            shown = "; ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
-            raise UsageError(
-                f"host {host} has another study than host 0 ({shown}); all hosts need the same --config"
-            )
+    def __init__(self, channel: Channel, here: InProcess, workdir: Path, timeout: float) -> None:
+        """Says nothing yet.
 
+        Args:
+          channel: to the other hosts.
+          here: what validates and trains on this host.
+          workdir: the study directory.
+          timeout: seconds after which jax aborts the processes when a host is silent.
+        """
+        self.channel, self.here, self.workdir = channel, here, workdir
+        self._grace = min(_GRACE_SECONDS, timeout)
 
-def _lead(
-    channel: Channel,
-    here: InProcess,
-    timeout: float,
-    config_path: str | Path,
-    workdir: str | Path,
-    options: launcher.Options,
-) -> int:
-    """Launches the study, on host 0; however that ends, the others end with it."""
+    def launch(self, config_path: str | Path, options: launcher.Options, stop: Stop) -> int:
+        """Runs the study with the others; returns the exit code."""
+        if self.channel.index:
+            me = f"Host {self.channel.index} of {self.channel.count}"
+            print(f"{me}: host 0 shows how the study gets on.", flush=True)
+        found = self._agree_on_the_study(config_path, options.overrides)
+        self._failures = Failures(
+            self.workdir / _FAILURES / found[0]["run"], self.channel, self._grace
+        )
+        told = {host: message["told"] for host, message in enumerate(found) if message["told"]}
+        if told:
+            hosts.tell(ENDED)  # that trial is not the one to be given up
+            options = dataclasses.replace(options, retry_failed=False)  # that it just did
+        if reason := self._heed(told):
+            print(f"error: {reason}", file=sys.stderr)
+            return _INTERRUPTED
+        if self.channel.index:
+            return self._follow(stop)
+        return self._lead(config_path, options)
 
-    def make_executor(study: StudyDirectory, stop: Stop) -> Slice:
-        return Slice(channel, here, timeout, options.silent_limit, study, stop)
+    def train(self, command: Message, **how: Callable) -> list[Message]:
+        """Runs a trial to where all hosts end it.
 
-    options = dataclasses.replace(options, num_workers=1, make_executor=make_executor)
-    end = {"do": "end", "code": trial_lib.EXIT_CODES[trial_lib.FAILED], "error": ""}
-    try:
-        end["code"] = launcher.launch(config_path, workdir, options)
-    except HostLostError:
-        raise  # nobody goes on
-    except UsageError as error:
-        channel.command(end | {"code": _BAD_INPUT, "error": str(error)})
-        raise
-    except BaseException:
-        channel.command(end)
-        raise
-    channel.command(end)
-    return end["code"]
+        Args:
+          command: the trial, and its `directory` in the study directory.
+          **how: what else `InProcess.train` takes.
 
+        Returns:
+          What `InProcess.train` returns, of all hosts.
 
-def _follow(channel: Channel, here: InProcess, workdir: Path, stop: Stop) -> int:
-    """Does what host 0 says, on the other hosts, until it ends; returns its exit code.
+        Raises:
+          HostLostError: they did not end alike, or one is lost.
+        """
+        trial, where = command["trial"], command["directory"]
+        directory = self.workdir / where
+        hosts.tell(str(trial) if self.channel.index else f"{trial} {directory}")
+        answer = self.here.train(trial, command["parameters"], directory, **how)
+        if not _has_failed(answer):
+            answers = self.channel.gather(answer)
+        else:
+            answers = self._failed(trial, where, answer)
+        hosts.tell(ENDED)
+        return answers
 
-    Raises:
-      UsageError: host 0 has raised it.
-    """
-    print(f"Host {channel.index} of {channel.count}: host 0 shows how the study gets on.")
-    running = False
-    for number, command in channel.commands():
-        if running:
+    def _failed(self, trial: int, where: str, answer: Message) -> list[Message]:
+        reason = answer["error"] or answer["status"]["reason"]
+        if reason.startswith(hosts.LOST_REASON):
+            if not self.channel.index:
+                self.write(where, trial_lib.INTERRUPTED, "a host was lost")
+            raise HostLostError(f"trial {trial}: {reason}")
+        answers = self._failures.gather(trial, answer)
+        if answers is None:  # others wait for this one in a collective
             hosts.tell(ENDED)
-        running = command["do"] == "train"
-        match command.pop("do"):
-            case "validate":
-                answer = {"error": _see(workdir, command.pop("lock")) or here.validate(**command)}
-            case "train":
-                hosts.tell(str(command["trial"]))
-                directory = workdir / command.pop("directory")
-                answer = here.train(
-                    **command, directory=directory, stop=lambda: bool(stop.requests)
+            hosts.tell(json.dumps({"trial": trial, "directory": where, **answer}))
+            raise HostLostError(f"trial {trial} FAILED on host {self.channel.index}: {reason}")
+        return answers
+
+    def _agree_on_the_study(
+        self, config_path: str | Path, overrides: Sequence[str]
+    ) -> list[Message]:
+        """Has every host read the study config, and say what it told before it was started again.
+
+        Raises:
+          UsageError: one can't, or reads another study than host 0; on all hosts with the same text.
+        """
+        last = hosts.told_before()
+        told = json.loads(last) if last.startswith("{") else None
+        mine: Message = {"error": "", "study": None, "told": told, "run": uuid.uuid4().hex}
+        try:
+            mine["study"] = specification_lib.load(config_path, overrides).to_dict()
+        except UsageError as error:
+            mine["error"] = str(error)
+        found = self.channel.gather(mine)
+        for host, message in enumerate(found):
+            if message["error"]:
+                alike = all(other["error"] == message["error"] for other in found)
+                raise UsageError(message["error"] if alike else f"host {host}: {message['error']}")
+        for host, message in enumerate(found):
+            changed = config_lib.differences(found[0]["study"], message["study"])
+            if changed:
+                shown = "; ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
+                raise UsageError(
+                    f"host {host} has another study than host 0 ({shown}); all hosts need the same "
+                    "--config"
                 )
-            case "end":
-                if command["error"]:
-                    raise UsageError(command["error"])
-                return command["code"]
-        channel.put(f"answer/{number}/{channel.index}", answer)
-    raise AssertionError("host 0 always says when it ends")
+        return found
+
+    def _heed(self, told: Mapping[int, Message]) -> str:
+        """Does what follows from a failure that ended the processes of all; host 0 writes it down.
+
+        Args:
+          told: of the hosts that have failed, what they told their parents.
+
+        Returns:
+          Why the study has to wait, or "".
+
+        Raises:
+          UsageError: a trial can't be run.
+        """
+        for host, last in told.items():
+            error, status, where = last["error"], last["status"], last["directory"]
+            alone = f"on host {host} alone: " if len(told) < self.channel.count else ""
+            state, reason = trial_lib.FAILED, ""
+            if error:
+                state, reason = trial_lib.INTERRUPTED, f"host {host}: {error}" if host else error
+            elif full_disk.has_stopped(status):
+                what = full_disk.describe(self.workdir, f"trial {last['trial']}")
+                state, reason = trial_lib.INTERRUPTED, f"host {host}: {what}"
+            if not self.channel.index:
+                self.write(where, state, reason or alone + status["reason"])
+            if error:
+                raise UsageError(reason)
+            return reason
+        return ""
+
+    def write(self, where: str, state: str, reason: str) -> None:
+        """Writes how a trial is that is not over, or says that it can't be written."""
+        path = self.workdir / where / "status.json"
+        if not path.exists():  # it was refused before it was made
+            return
+        stored = trial_lib.read_json(path, trial_lib.new_status())
+        if stored["state"] in (trial_lib.COMPLETE, trial_lib.INFEASIBLE):
+            return
+        try:
+            trial_lib.write_json(path, trial_lib.new_status(state, reason, stored["step"]))
+        except OSError as error:  # a full disk, perhaps; the trial then goes on another time
+            print(f"error: {path} can't be written: {error.strerror or error}", file=sys.stderr)
+
+    def _lead(self, config_path: str | Path, options: launcher.Options) -> int:
+        """Launches the study, on host 0; the others end with it."""
+
+        def make_executor(study: StudyDirectory, stop: Stop) -> Slice:
+            return Slice(self, options.silent_limit, stop)
+
+        leading = dataclasses.replace(options, num_workers=1, make_executor=make_executor)
+        end = {"do": "end", "code": _BAD_INPUT, "error": ""}
+        try:
+            end["code"] = launcher.launch(config_path, self.workdir, leading)
+        except UsageError as error:
+            self.channel.gather(end | {"error": str(error)})
+            raise
+        finally:
+            shutil.rmtree(self.workdir / _FAILURES, ignore_errors=True)
+        self.channel.gather(end)
+        return end["code"]
+
+    def _follow(self, stop: Stop) -> int:
+        """Does what host 0 says, on the other hosts, until it ends; returns its exit code.
+
+        Raises:
+          UsageError: host 0 has raised it.
+        """
+        while True:
+            command = self.channel.gather({})[0]
+            match command.pop("do"):
+                case "validate":
+                    error = _see(self.workdir, command.pop("lock"))
+                    self.channel.gather({"error": error or self.here.validate(**command)})
+                case "train":
+                    self.train(command, stop=lambda: bool(stop.requests))
+                case "end":
+                    if command["error"]:
+                        raise UsageError(command["error"])
+                    return command["code"]
 
 
 def _see(workdir: Path, lock: str) -> str:
@@ -212,40 +303,25 @@ def _see(workdir: Path, lock: str) -> str:
 class Slice:
     """The executor of host 0, see `executor.Executor`: all hosts run one trial after another."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        here: InProcess,
-        timeout: float,
-        silent_limit: float,
-        study: StudyDirectory,
-        stop: Stop,
-    ) -> None:
+    def __init__(self, host: _Host, silent_limit: float, stop: Stop) -> None:
         """Says nothing yet.
 
         Args:
-          channel: to the other hosts.
-          here: what validates and trains on this host.
-          timeout: seconds after which jax aborts the processes when a host is silent.
+          host: host 0.
           silent_limit: seconds without progress after which all start again.
-          study: the directory, which is locked.
           stop: asked whether to go on.
         """
-        self._channel, self._here, self._timeout = channel, here, timeout
-        self._grace, self._silent_limit = min(_GRACE_SECONDS, timeout), silent_limit
-        self._path, self._stop = study.path, stop
+        self._host, self._silent_limit, self._stop = host, silent_limit, stop
         self.failures: Mapping[int, str] = {}
-        self._ends = False  # whether all processes are about to
 
     def validate(self, shared: Mapping[str, Any], trials: Sequence[Trial]) -> bool:
         """Implements `executor.Executor`; all hosts check all configs."""
         self._time_limit = shared["time_limit"]
         arguments = {"shared": shared, "trials": list(trials)}
-        lock = (self._path / ".lock").read_text()
-        number = self._channel.command({"do": "validate", "lock": lock, **arguments})
-        mine = {"error": self._here.validate(**arguments)}
-        self._refuse([mine, *self._answers(number)])
-        self.failures = self._here.failures
+        lock = (self._host.workdir / ".lock").read_text()
+        self._host.channel.gather({"do": "validate", "lock": lock, **arguments})
+        _refuse(self._host.channel.gather({"error": self._host.here.validate(**arguments)}))
+        self.failures = self._host.here.failures
         return not self._stop.requests
 
     def run(
@@ -256,141 +332,65 @@ class Slice:
         for trial in itertools.chain.from_iterable(by_program):
             if self._stop.requests:
                 return False
-            number = trial["trial"]
-            answers = self._train(trial, directory(number), listener)
-            listener.ended(number, self._conclude(number, directory(number), answers))
-            hosts.tell(ENDED)
-            if any(answer["stop"] for answer in answers):
+            where = os.path.relpath(directory(trial["trial"]), self._host.workdir)
+            answers = self._train({**trial, "directory": where}, listener)
+            _refuse(answers)
+            status, stopped = answers[0]["status"], any(answer["stop"] for answer in answers)
+            if status["state"] == trial_lib.INTERRUPTED and not stopped:
+                status = running_lib.out_of_time(self._time_limit, status["step"])
+            if status["state"] == trial_lib.FAILED:
+                self._host.write(where, trial_lib.FAILED, status["reason"])
+            listener.ended(trial["trial"], status)
+            if stopped:
                 return False
         return True
 
     def close(self) -> None:
         """Implements `executor.Executor`; the other hosts wait for what comes next."""
 
-    def _train(self, trial: Trial, directory: Path, listener: Listener) -> list[Message | None]:
-        """Has all hosts run a trial; returns their answers, None of a host that gave none in time."""
+    def _train(self, command: Message, listener: Listener) -> list[Message]:
         began = time.monotonic()
-        where = os.path.relpath(directory, self._path)
-        number = self._channel.command({"do": "train", **trial, "directory": where})
-        hosts.tell(f"{trial['trial']} {directory}")
 
         def progress(step: int) -> None:
             self._heard = time.monotonic()
-            listener.step(trial["trial"], step)
+            listener.step(command["trial"], step)
 
-        self._heard, self._failed_since = began, math.inf
-        with leaving.looking(lambda: self._look(number, trial["trial"], directory)):
-            mine = self._here.train(
-                **trial,
-                directory=directory,
+        self._host.channel.gather({"do": "train", **command})
+        self._heard = time.monotonic()
+        with self._looking(command):
+            return self._host.train(
+                command,
                 stop=lambda: bool(self._stop.requests),
                 progress=progress,
                 out_of_time=lambda: time.monotonic() - began > self._time_limit,
             )
-        if self._ends:  # in the other thread: what has come of the trial here is no news
-            threading.Event().wait()
-        if not _has_failed(mine):
-            return [mine, *self._answers(number)]
-        if mine["status"]:  # unless the others answer too, it was they who were lost
-            waiting = {"state": trial_lib.INTERRUPTED, "reason": "a host was lost"}
-            self._write(directory, mine["status"] | waiting)
-        # A host that is dead does not answer either, but then jax aborts this process before.
-        return [mine, *self._answers(number, self._timeout + self._grace)]
 
-    def _answers(self, number: int, seconds: float = math.inf) -> list[Message | None]:
-        deadline = time.monotonic() + seconds
-        others = range(1, self._channel.count)
-        names = [f"answer/{number}/{host}" for host in others]
-        return [self._channel.get(name, deadline - time.monotonic()) for name in names]
+    @contextlib.contextmanager
+    def _looking(self, command: Message) -> Iterator[None]:
+        """Ends this process, and so those of all, where the hosts wait for each other for ever."""
+        over = threading.Event()
 
-    def _conclude(self, number: int, directory: Path, answers: Sequence[Message | None]) -> Status:
-        """Returns how a trial has ended on all hosts, and writes what one alone could not know.
+        def look() -> None:
+            while not over.wait(_LOOK_SECONDS):
+                if time.monotonic() - self._heard > self._silent_limit:
+                    limit = f"{self._silent_limit:g} s"
+                    text = f"trial {command['trial']} has given no sign of life for {limit}"
+                    print(f"error: {text}", file=sys.stderr)
+                    self._host.write(command["directory"], trial_lib.INTERRUPTED, text)
+                    hosts.leave(hosts.LOST)
 
-        Raises:
-          UsageError: it can't be run.
-        """
-        if None in answers:
-            self._end(number, directory, 0, answers[0])
-        self._refuse(answers)
-        status = answers[0]["status"]
-        failed = {host: answer for host, answer in enumerate(answers) if _has_failed(answer)}
-        reasons = [answer["status"]["reason"] for answer in failed.values()]
-        lost = [bool(re.search(_LOST, reason)) for reason in reasons]
-        if any(lost) and not all(lost):  # because of that one's failure
-            host = list(failed)[lost.index(False)]
-            self._end(number, directory, host, failed[host])
-        if any(lost):
-            raise HostLostError(f"trial {number}: {reasons[0]}")
-        if status["state"] == trial_lib.FAILED:
-            self._write(directory, status)
-            if len(set(map(raised.cause, reasons))) > 1:
-                # Who knows where in the program each of them is.
-                hosts.tell(ENDED)
-                raise HostLostError(f"trial {number} FAILED, but not alike on all hosts")
-        elif status["state"] == trial_lib.INTERRUPTED and not any(a["stop"] for a in answers):
-            status = running_lib.out_of_time(self._time_limit, status["step"])
-            self._write(directory, status)
-        return status
-
-    def _refuse(self, answers: Sequence[Message]) -> None:
-        """Raises a UsageError where a host has found something wrong."""
-        for host, answer in enumerate(answers):
-            if answer["error"]:
-                raise UsageError(f"host {host}: {answer['error']}" if host else answer["error"])
-
-    def _write(self, directory: Path, status: Status) -> None:
-        if not directory.exists():  # it was refused before it was made
-            return
+        threading.Thread(target=look, daemon=True).start()
         try:
-            trial_lib.write_json(directory / "status.json", status)
-        except OSError as error:  # a full disk, perhaps; the trial then goes on another time
-            where = directory / "status.json"
-            print(f"error: {where} can't be written: {error.strerror or error}", file=sys.stderr)
+            yield
+        finally:
+            over.set()
 
-    def _look(self, number: int, trial: int, directory: Path) -> None:
-        """Ends all where this host may wait for another one for ever; called while it trains."""
-        answers = self._channel.peek(f"answer/{number}")
-        failed = {host: answer for host, answer in answers.items() if _has_failed(answer)}
-        now = time.monotonic()
-        self._failed_since = min(self._failed_since, now) if failed else math.inf
-        if now - self._failed_since > self._grace:
-            host = min(failed)
-            self._end(trial, directory, host, failed[host])
-        if now - self._heard > self._silent_limit:
-            text = f"trial {trial} has given no sign of life for {self._silent_limit:g} s"
-            self._all_leave(hosts.LOST, text, directory, self._waiting(directory, text))
 
-    def _waiting(self, directory: Path, reason: str) -> Status:
-        """Returns the status of a trial that goes on from its checkpoint."""
-        stored = trial_lib.read_json(directory / "status.json", trial_lib.new_status())
-        return trial_lib.new_status(trial_lib.INTERRUPTED, reason, stored["step"])
-
-    def _all_leave(self, code: int, text: str, directory: Path, status: Status) -> None:
-        """Ends the processes of all hosts; `status` is what the trial is left with."""
-        self._ends = True
-        leaving.all_leave(
-            self._channel,
-            code,
-            text,
-            trial_has_ended=status["state"] == trial_lib.FAILED,
-            at_last=lambda: self._write(directory, status),
-        )
-
-    def _end(self, trial: int, directory: Path, host: int, answer: Message) -> None:
-        """Ends all after a failure that only one host had."""
-        status = answer["status"]
+def _refuse(answers: Sequence[Message]) -> None:
+    """Raises a UsageError where a host has found something wrong."""
+    for host, answer in enumerate(answers):
         if answer["error"]:
-            code, text = _BAD_INPUT, f"host {host}: {answer['error']}"
-            status = self._waiting(directory, text)
-        elif full_disk.has_stopped(status):
-            code = trial_lib.EXIT_CODES[trial_lib.INTERRUPTED]
-            text = f"host {host}: {full_disk.describe(self._path, f'trial {trial}')}"
-            status = self._waiting(directory, status["reason"])
-        else:
-            reason = f"on host {host} alone: {status['reason']}"
-            code, text = hosts.LOST, f"trial {trial} FAILED {reason}"
-            status = status | {"reason": reason}
-        self._all_leave(code, text, directory, status)
+            raise UsageError(f"host {host}: {answer['error']}" if host else answer["error"])
 
 
 def _has_failed(answer: Message) -> bool:
