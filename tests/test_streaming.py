@@ -378,7 +378,8 @@ def test_the_workload_in_the_page_streams(builder, monkeypatch):
     names = {}
     exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], names)
     workload = names["Flowers"](config_lib.from_dict({"dataset": {"data_dir": ""}}))
-    records = dataclasses.replace(workload.records(), splits={"train": "train"})
+    splits = dict.fromkeys(("train", "validation"), "train")
+    records = dataclasses.replace(workload.records(), splits=splits)
     batch = source(records, ranges=workload.ranges()).feed(0, 1)
     assert batch["image"].shape == (1, 8, 224, 224, 3)
     assert batch["image"].dtype == np.uint8

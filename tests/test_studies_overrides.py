@@ -95,7 +95,9 @@ def test_overrides_are_told_from_flags():
 @pytest.mark.parametrize("shape", ["joint", "group"])
 def test_the_launcher_takes_them_and_everything_that_repeats_the_study_does(tmp_path, shape):
     fixed = {"model.hidden_sizes": [8], "max_train_steps": 4, "eval_every_steps": 4}
-    config = write(tmp_path / "study.py", **STUDY | {"fixed": fixed, "shape": shape})
+    nuisance = {k: v for k, v in STUDY["nuisance"].items() if k != "hparams.momentum"}
+    changes = {"fixed": fixed, "shape": shape, "nuisance": nuisance}
+    config = write(tmp_path / "study.py", **STUDY | changes)
     changed = ["--config.num_trials=2", "--config.scientific.optimizer.values=['adam', 'nesterov']"]
     words = [f"--config={config}", *changed, f"--workdir={tmp_path / 's'}", "--workers=1"]
 

@@ -327,7 +327,7 @@ def agree(*configs):
     def on(index):
         host = slice_lib._Host(LocalChannel(meeting, index), None, None, 1.0)
         try:
-            host._agree_on_the_study(configs[index])
+            host._agree_on_the_study(configs[index], ())
         except UsageError as error:
             said[index] = str(error)
 

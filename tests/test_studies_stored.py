@@ -148,6 +148,8 @@ def test_no_table_of_a_study_has_formulas(tmp_path):
     spaces = {"workload": search_space.Values(("=1+1", "@a"))}
     points = tmp_path / "points.csv"
     pd.DataFrame([row])[["workload"]].to_csv(points, index=False)
-    assert explicit.read("points.csv", spaces, tmp_path / "x.py") == [{"workload": value}]
+    assert explicit.check(explicit.rows("points.csv", tmp_path / "x.py"), spaces) == [
+        {"workload": value}
+    ]
     (row,) = pd.read_csv(tmp_path / "ledger.csv").to_dict("records")
     assert (row["study"], row["notes"]) == ("'=cmd|' /C calc'!A0", "'+1")
