@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
 
 from playbook_jax.errors import UsageError
-from playbook_jax.parallel import AXIS
+from playbook_jax.runtime.parallel import AXIS
 
 # Indices along AXIS of the devices that share their statistics.
 DeviceGroups = tuple[tuple[int, ...], ...]

@@ -20,8 +20,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from playbook_jax import checkpoint_trees, parallel, train_step, trial
+from playbook_jax import trial
 from playbook_jax.errors import UsageError
+from playbook_jax.runtime import parallel
+from playbook_jax.training import checkpoint_trees, train_step
 
 # What `load` returns; the rest of the saved state only serves to go on.
 LOADED = ("step", "params", "batch_stats", "opt_state")

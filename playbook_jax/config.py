@@ -14,8 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from playbook_jax import config_keys, sources
+from playbook_jax import config_keys
 from playbook_jax.errors import UsageError, closest, refusing, shown, unknown
+from playbook_jax.tracking import sources
 
 OPTIONAL = config_keys.defaults()  # keys that a config may leave out, and what they then are
 REQUIRED = tuple(name for name in config_keys.children("") if name not in OPTIONAL)

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from etils import epath
 
-from playbook_jax import record_files, run_summary
 from playbook_jax.errors import UsageError
-from playbook_jax.json_files import (
+from playbook_jax.tracking import record_files, run_summary
+from playbook_jax.tracking.json_files import (
     read_json as read_json,
     read_json_lines as read_json_lines,
     read_object as read_object,

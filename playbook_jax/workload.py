@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from playbook_jax import sources, trial as trial_lib
+from playbook_jax import trial as trial_lib
 from playbook_jax.errors import UsageError, refusing, unknown
-from playbook_jax.records import Arrayed, Records
+from playbook_jax.input.tfrecords import Arrayed, Records
+from playbook_jax.tracking import sources
 
 Batch = Mapping[str, Any]
 # For each example how much it adds to a metric's numerator and denominator, both of shape [batch].

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line
 from playbook_jax.errors import UnwritableError, UsageError
+from playbook_jax.runtime import command_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("study", None, "The study directory: the --workdir of scripts/launch_study.py.")
@@ -40,7 +40,7 @@ flags.DEFINE_string("replicates", None, "A --workdir of scripts/replicate.py: th
 
 def compare(directories: list[str]) -> None:
     """Writes the page that compares studies over time, and prints it in short."""
-    from playbook_jax.analysis import comparison, comparison_report
+    from playbook_jax.analysis.reports import comparison, comparison_report
 
     read = comparison.load(directories)
     path = FLAGS.report or Path(directories[-1]) / comparison_report.NAME
@@ -60,7 +60,9 @@ def main(argv: list[str]) -> None:
         compare([*FLAGS.compare, *argv[1:]])
         return
 
-    from playbook_jax.analysis import findings, group_report, groups, report, study, summary
+    from playbook_jax.analysis import findings
+    from playbook_jax.analysis.data import groups, study
+    from playbook_jax.analysis.reports import group_report, report, summary
 
     width = min(100, shutil.get_terminal_size().columns)
     if groups.is_group(FLAGS.study):

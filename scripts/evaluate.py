@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line, trial
+from playbook_jax import trial
 from playbook_jax.errors import UsageError
+from playbook_jax.runtime import command_line
 
 SKEWED = 3  # standard errors: by chance in 1 of 370 cases
 
@@ -48,16 +49,17 @@ def main(argv: list[str]) -> None:
         raise UsageError("--predictions scores a file, so --step and --polyak do not go with it")
     trial.load(FLAGS.trial)
 
-    from playbook_jax import compilation_cache, offline_evaluation
+    from playbook_jax.inference import evaluate
+    from playbook_jax.runtime import compilation_cache
 
     compilation_cache.enable()
     if FLAGS.predictions:
         name = f"{FLAGS.split}-of-{Path(FLAGS.predictions).stem}"
-        result = offline_evaluation.score(FLAGS.trial, FLAGS.predictions, FLAGS.split)
+        result = evaluate.score(FLAGS.trial, FLAGS.predictions, FLAGS.split)
     else:
         name = f"{FLAGS.split}-{step}" + ("-polyak" if FLAGS.polyak else "")
-        result = offline_evaluation.evaluate(FLAGS.trial, step, FLAGS.split, polyak=FLAGS.polyak)
-    path = offline_evaluation.write(FLAGS.trial, name, result)
+        result = evaluate.evaluate(FLAGS.trial, step, FLAGS.split, polyak=FLAGS.polyak)
+    path = evaluate.write(FLAGS.trial, name, result)
     where = "" if result.step is None else f" at step {result.step:,}"
     print(f"{FLAGS.split}{where}, {result.examples:,} examples")
     for metric, value in result.metrics.items():

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line, trial
+from playbook_jax import trial
 from playbook_jax.errors import UsageError
+from playbook_jax.runtime import command_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("trial", None, "The trial directory.")
@@ -37,7 +38,8 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"--step={step}: give best, latest, or a number of steps")
     trial.load(FLAGS.trial)
 
-    from playbook_jax import compilation_cache, export
+    from playbook_jax.inference import export
+    from playbook_jax.runtime import compilation_cache
 
     compilation_cache.enable()
     signature = export.export(

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line
 from playbook_jax.errors import UsageError
 from playbook_jax.lazy_tensorflow import import_tensorflow
+from playbook_jax.runtime import command_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("port", 0, "Where the dispatcher listens; 0: wherever there is room.")

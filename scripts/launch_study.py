@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line, hosts
 from playbook_jax.errors import UsageError
+from playbook_jax.runtime import command_line, hosts
 from playbook_jax.studies import overrides
 
 FLAGS = flags.FLAGS
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 
     if FLAGS.measure and not FLAGS.dry_run:
         raise UsageError("--measure is for --dry_run, which launches nothing")
-    from playbook_jax.studies import pack_choice
+    from playbook_jax.studies.execution import pack_choice
 
     pack = pack_choice.parse(FLAGS.pack)
     changed = overrides.split(sys.argv[1:])[0]
@@ -102,7 +102,8 @@ def main(argv: list[str]) -> int:
     # On a cluster of Ray's the environment may name hosts, as Slurm's does, that are Ray's nodes.
     environment = os.environ if FLAGS.executor == "local" else {}
     all_hosts = hosts.find(*found, environment, even_one=True)
-    from playbook_jax.studies import launcher, places
+    from playbook_jax.studies import launcher
+    from playbook_jax.studies.execution import device_placement
 
     options = launcher.Options(
         command=[word for word in command_line.command() if word != "--retry_failed"],
@@ -113,14 +114,14 @@ def main(argv: list[str]) -> int:
         overrides=changed,
     )
     if all_hosts:
-        from playbook_jax.studies import slice as slice_lib
+        from playbook_jax.studies.multihost import executor as slice_lib
 
         given = {"workers": FLAGS.workers > 1, "pack": pack is not None}
         slice_lib.refuse(**given, executor=FLAGS.executor != "local")
         return slice_lib.launch(all_hosts, FLAGS.config, FLAGS.workdir, options)
     options = dataclasses.replace(
         options,
-        num_workers=FLAGS.workers or places.default_num_workers(),
+        num_workers=FLAGS.workers or device_placement.default_num_workers(),
         make_executor=EXECUTORS[FLAGS.executor](),
     )
     return launcher.launch(FLAGS.config, FLAGS.workdir, options)
@@ -132,10 +133,11 @@ def on_this_machine() -> None:
 
 
 def on_ray():  # noqa: ANN201
-    from playbook_jax.studies import launcher, ray_cluster, ray_executor
+    from playbook_jax.studies import launcher
+    from playbook_jax.studies.ray import cluster, executor
 
-    address = FLAGS.ray_address or ray_cluster.AUTO
-    return ray_executor.maker(address, FLAGS.workers, launcher.TRAIN_MODULE)
+    address = FLAGS.ray_address or cluster.AUTO
+    return executor.maker(address, FLAGS.workers, launcher.TRAIN_MODULE)
 
 
 EXECUTORS = {"local": on_this_machine, "ray": on_ray}  # give `launcher.Options.make_executor`

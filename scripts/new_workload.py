@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from playbook_jax import command_line
 from playbook_jax.errors import UsageError
+from playbook_jax.runtime import command_line
 
 TEMPLATE = ROOT / "scripts" / "template"
 

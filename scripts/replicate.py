@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line
 from playbook_jax.errors import UsageError
+from playbook_jax.runtime import command_line
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("study", None, "The directory of the study that the candidate is a trial of.")
@@ -73,7 +73,7 @@ def check_flags(argv: list[str]) -> None:
 
 def run() -> int:
     from playbook_jax.procedures import replicates
-    from playbook_jax.studies import places
+    from playbook_jax.studies.execution import device_placement
 
     plan = replicates.plan(
         FLAGS.study,
@@ -87,7 +87,7 @@ def run() -> int:
     return replicates.run(
         plan,
         FLAGS.workdir,
-        num_workers=FLAGS.workers or places.default_num_workers(),
+        num_workers=FLAGS.workers or device_placement.default_num_workers(),
         command=[word for word in command_line.command() if word != "--retry_failed"],
         retry_failed=FLAGS.retry_failed,
     )
@@ -98,7 +98,8 @@ def main(argv: list[str]) -> int:
     code = 0 if FLAGS.compare else run()
     if code == 75:  # interrupted: the launcher has said how to go on
         return code
-    from playbook_jax.analysis import adoption, adoption_page, adoption_report, adoption_text
+    from playbook_jax.analysis.data import adoption
+    from playbook_jax.analysis.reports import adoption_page, adoption_report, adoption_text
 
     comparison = adoption.load(FLAGS.workdir, FLAGS.worth or None)
     decision = adoption.decide(comparison)

@@ -17,9 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line, comparison, reproduction, trial
+from playbook_jax import trial
 from playbook_jax.errors import UsageError
-from playbook_jax.studies.executor import Stop
+from playbook_jax.procedures import bitwise_diff, reproduce
+from playbook_jax.runtime import command_line
+from playbook_jax.studies.execution.executor import Stop
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("trial", None, "The directory of a trial that is COMPLETE or INFEASIBLE.")
@@ -32,8 +34,8 @@ def main(argv: list[str]) -> int:
     for name in ("trial", "workdir"):
         if not FLAGS[name].value:
             raise UsageError(f"--{name}=DIR is missing")
-    original = reproduction.read(FLAGS.trial, FLAGS.workdir)
-    reproduction.set_up(original.provenance)
+    original = reproduce.read(FLAGS.trial, FLAGS.workdir)
+    reproduce.set_up(original.provenance)
 
     with Stop() as stop:
         status = _run(original, lambda: stop.requests > 0)
@@ -46,11 +48,11 @@ def main(argv: list[str]) -> int:
 
 
 def _run(original: trial.Trial, should_stop: Callable[[], bool]) -> dict:
-    from playbook_jax import compilation_cache, progress
+    from playbook_jax.runtime import compilation_cache, progress
 
     compilation_cache.enable()
     line = progress.Steps()
-    status = reproduction.run(
+    status = reproduce.run(
         original,
         FLAGS.workdir,
         progress=line,
@@ -62,8 +64,8 @@ def _run(original: trial.Trial, should_stop: Callable[[], bool]) -> dict:
 
 
 def _report(then: trial.Trial, now: trial.Trial) -> int:
-    found = comparison.compare(then.directory, now.directory)
-    changes = reproduction.changes(then.provenance, now.provenance)
+    found = bitwise_diff.compare(then.directory, now.directory)
+    changes = reproduce.changes(then.provenance, now.provenance)
     if found.differences:
         print("NOT the same:", *found.differences, sep="\n  ")
     else:
@@ -73,7 +75,7 @@ def _report(then: trial.Trial, now: trial.Trial) -> int:
     if changes:
         print("What is no longer as it was:", *changes, sep="\n  ")
     elif found.differences:
-        print(reproduction.unexplained(then.provenance))
+        print(reproduce.unexplained(then.provenance))
     print(f"The trial is in {FLAGS.workdir}")
     return 1 if found.differences else 0
 

@@ -21,10 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import command_line, config as config_lib, trial
+from playbook_jax import config as config_lib, trial
 from playbook_jax.errors import UsageError
-from playbook_jax.lock import Lock
-from playbook_jax.studies import conclusion, launches, ledger
+from playbook_jax.runtime import command_line
+from playbook_jax.runtime.lock import Lock
+from playbook_jax.studies import conclusion
+from playbook_jax.studies.store import adoptions, ledger
 
 _SHOWN_TRIALS = 5
 
@@ -47,7 +49,7 @@ flags.DEFINE_string("force", None, "Why --adopt takes it although the evidence d
 
 def list_all(root: str) -> None:
     """Prints a line for each study, and writes the ledger and the page that shows it."""
-    from playbook_jax.analysis import index
+    from playbook_jax.analysis.reports import index
 
     studies = ledger.find(root)
     path, shown = ledger.write(root, studies), index.write(root, studies)
@@ -63,9 +65,9 @@ def list_all(root: str) -> None:
     for study in studies:
         if study.problem:
             print(f"Cannot be read: {study.problem}")
-    found = [(launch, study) for study in studies for launch in launches.read(study.path)]
+    found = [(launch, study) for study in studies for launch in adoptions.read(study.path)]
     for launch, study in sorted(found, key=lambda pair: pair[0].time):
-        print(f"Launched {launch.text}; {study.path / launches.CONFIG_NAME}")
+        print(f"Launched {launch.text}; {study.path / adoptions.CONFIG_NAME}")
     print(f"Ledger: {path}")
     print(f"Index: {shown}")
 
@@ -87,7 +89,7 @@ def show(study: ledger.Study) -> None:
             values = (_cell(row["parameters"].get(name, "")) for name in names)
             rows.append((str(row["trial"]), _cell(status["objective"]), *values))
         _print_table(rows)
-    for launch in launches.read(study.path):
+    for launch in adoptions.read(study.path):
         print(f"Launched {launch.text}")
     print(f"Started by: {entry.reproduction or 'not started'}")
     if study.ranked:
@@ -114,19 +116,19 @@ def compare(new: ledger.Study, old: ledger.Study) -> None:
 
 def write_comparison(directories: list[str], report: str) -> None:
     """Writes the page on what came of the changes."""
-    from playbook_jax.analysis import comparison, comparison_report
+    from playbook_jax.analysis.reports import comparison, comparison_report
 
     print(f"Report: {comparison_report.write(comparison.load(directories), report)}")
 
 
 def adopt(study: ledger.Study) -> None:
     """Adopts a trial, and says what can be done with it."""
-    launch = launches.adopt(
+    launch = adoptions.adopt(
         study, FLAGS.trial or "best", FLAGS.evidence, FLAGS.note or "", FLAGS.force or ""
     )
     conclusion.write_ledger(study.path)
     print(f"Launched {launch.text}")
-    print(f"Its config, the base of what follows: {study.path / launches.CONFIG_NAME}")
+    print(f"Its config, the base of what follows: {study.path / adoptions.CONFIG_NAME}")
     print(f"What to try next: scripts/analyze.py --study={shlex.quote(str(study.path))}")
 
 

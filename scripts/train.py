@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from playbook_jax import clock, command_line, hosts, trial
+from playbook_jax import trial
 from playbook_jax.errors import UsageError
+from playbook_jax.runtime import command_line, hosts
+from playbook_jax.tracking import clock
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -60,19 +62,22 @@ def main(argv: list[str]) -> int:
 
     stopped: list[int] = []
     _note_signals(stopped)
-    from playbook_jax import compilation_cache, profiling, progress, tensorboard, train, workload
+    from playbook_jax import workload
+    from playbook_jax.runtime import compilation_cache, progress
+    from playbook_jax.tracking import profiling, tensorboard
+    from playbook_jax.training import loop
 
     compilation_cache.enable()
     if all_hosts:
         hosts.join(all_hosts)
         _note_signals(stopped)  # jax listens to them too, and has taken them over
     workload.recall(trial.read_json(Path(FLAGS.workdir) / "provenance.json"))
-    config = train.validate(FLAGS.config)
+    config = loop.validate(FLAGS.config)
     steps = profiling.parse(FLAGS.profile) if FLAGS.profile else None
     profiler = profiling.Profiler(steps, config, FLAGS.peak_flops)
     line = progress.Steps()
     view = tensorboard.View(config) if FLAGS.tensorboard else None
-    status = train.train(
+    status = loop.train(
         config,
         FLAGS.workdir,
         progress=line,

@@ -10,13 +10,10 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import finding_cases
 import numpy as np
-import synthetic_study as synthetic
-from finding_cases import sampled
 
-from playbook_jax.analysis import decisions, gains, next_draft, study as study_lib
-from playbook_jax.analysis.decisions import CUT, FIX, REMOVE, Decision
+from playbook_jax.analysis.data import study as study_lib
+from playbook_jax.analysis.data.proposals import NARROW, SET
 from playbook_jax.analysis.findings import (
     ACT,
     CANNOT_TELL,
@@ -29,7 +26,11 @@ from playbook_jax.analysis.findings import (
     sensitivity,
     works,
 )
-from playbook_jax.analysis.proposals import NARROW, SET
+from playbook_jax.analysis.reports import next_draft
+from playbook_jax.analysis.stats import decisions, gains
+from playbook_jax.analysis.stats.decisions import CUT, FIX, REMOVE, Decision
+from tests import finding_cases, synthetic_study as synthetic
+from tests.finding_cases import sampled
 
 RATE, MOMENTUM, DECAY, CLIP = synthetic.FOUR
 THREE = {RATE: synthetic.LEARNING_RATE, MOMENTUM: synthetic.MOMENTUM, DECAY: synthetic.WEIGHT_DECAY}

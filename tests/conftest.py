@@ -10,8 +10,7 @@ os.environ["XLA_FLAGS"] = (
 # Data sets that the tests write do not belong among the user's.
 os.environ["TFDS_DATA_DIR"] = os.path.join(tempfile.gettempdir(), "playbook_jax_test_data")
 
-from small_disk import small_disk  # noqa: F401, a fixture
-
-from playbook_jax import compilation_cache
+from playbook_jax.runtime import compilation_cache
+from tests.small_disk import small_disk  # noqa: F401, a fixture
 
 compilation_cache.enable()

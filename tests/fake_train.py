@@ -1,4 +1,4 @@
-"""Stands in for studies/training.py and the report where the launcher is tested: no jax, no device.
+"""Stands in for studies/execution/training.py and the report where the launcher is tested: no jax, no device.
 
 A trial counts its steps in a file, a line a step, from which it goes on when it was killed.
 `config.notes` says what happens to it, as "seconds=0.01 die=2": seconds a step, and the numbers of

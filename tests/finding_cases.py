@@ -3,16 +3,10 @@
 import dataclasses
 import pkgutil
 
-import finding_studies as made
 import numpy as np
-import synthetic_study as synthetic
-from finding_studies import Case
 
-from playbook_jax.analysis import (
-    findings,
-    replicate_statistics,
-    retrain_noise as retrain_noise_of_a_study,
-)
+from playbook_jax.analysis import findings
+from playbook_jax.analysis.data import retrain_noise as retrain_noise_of_a_study
 from playbook_jax.analysis.findings import (
     VERDICTS,
     best_step,
@@ -36,7 +30,10 @@ from playbook_jax.analysis.findings import (
     training_fit,
     training_loss,
 )
-from playbook_jax.studies import samplers, search_space
+from playbook_jax.analysis.stats import replicates
+from playbook_jax.studies.space import samplers, search_space
+from tests import finding_studies as made, synthetic_study as synthetic
+from tests.finding_studies import Case
 
 BOWL = 0.5  # noise of an objective beside a bowl 8 Σ (u − center)², a third of what its axes make of it
 SCIENTIFIC = "model.norm_order"
@@ -134,7 +131,7 @@ def alike(rng, trials, there):
     rows = [{"objective": float(cost)} for cost in costs]
     study = made.study(rows, metric="validation/loss")
     runs = study.best.objective + rng.normal(size=10)
-    spread = replicate_statistics.spread(runs)
+    spread = replicates.spread(runs)
     noise = retrain_noise_of_a_study.RetrainNoise(None, "the best", "/nowhere", runs, spread)
     return dataclasses.replace(study, retrain=noise)
 

@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-import synthetic_study as synthetic
 
-from playbook_jax.analysis import findings, step_records, study as study_lib
+from playbook_jax.analysis import findings
+from playbook_jax.analysis.data import step_records, study as study_lib
+from tests import synthetic_study as synthetic
 
 RATE = "hparams.learning_rate"
 ONE = {RATE: synthetic.LEARNING_RATE}
@@ -108,7 +109,8 @@ def trial(rng, validation, train=None, **changes):
 
 def records(loss, norm, clipped=None):
     """The records of steps with these losses and gradient norms, as a summary has them."""
-    from playbook_jax import run_summary, trial as trial_lib
+    from playbook_jax import trial as trial_lib
+    from playbook_jax.tracking import run_summary
 
     rows = np.stack([loss, norm, norm, norm, norm], axis=1)
     curves = run_summary._thin_records(rows, trial_lib.STEP_COLUMNS)

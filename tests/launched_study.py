@@ -7,10 +7,9 @@ import subprocess
 import sys
 import time
 
-from small import ROOT
-from test_studies_specification import RATE, write
-
 from playbook_jax import trial
+from tests.small import ROOT
+from tests.studies.test_specification import RATE, write
 
 # The launcher in a process of its own, with a sampler and a report that cost no second to import; before
 # it stands what gives the executor.

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from playbook_jax import checkpoints, program as program_lib, train, train_step
+from playbook_jax import checkpoints
+from playbook_jax.training import loop, program as program_lib, train_step
 from tests import small
 
 
 def run(directory, **overrides):
-    return train.train(small.digits(**overrides), directory)
+    return loop.train(small.digits(**overrides), directory)
 
 
 def stop_after(calls):
@@ -22,7 +23,7 @@ def stop_after(calls):
 
 def interrupted(directory, stop_at, **overrides):
     """Runs until `stop_at` calls of the device were made."""
-    return train.train(small.digits(**overrides), directory, should_stop=stop_after(stop_at))
+    return loop.train(small.digits(**overrides), directory, should_stop=stop_after(stop_at))
 
 
 def files(directory):

@@ -3,10 +3,8 @@
 import struct
 from pathlib import Path
 
-from playbook_jax import (
-    config as config_lib,
-    input_pipeline,
-)
+from playbook_jax import config as config_lib
+from playbook_jax.input import pipeline
 from playbook_jax.lazy_tensorflow import import_tensorflow
 from tests import small, tiny_records
 from tests.tiny_records import SIZE
@@ -29,9 +27,9 @@ def source(records, *, ranges=None, batch_size=8, seed=0, num_shards=1, **datase
     config = small.digits(batch_size=batch_size, seed=seed).to_dict()
     config["dataset"] = {"source": "tfds", "num_shards": num_shards, "shuffle_buffer": 16} | dataset
     config, workload = config_lib.from_dict(config), Streamed(records, ranges)
-    input_pipeline.check(config)
-    train_split = input_pipeline.TfdsSource.read(workload)["train"]
-    return input_pipeline.make_source(config, workload, train_split)
+    pipeline.check(config)
+    train_split = pipeline.TfdsSource.read(workload)["train"]
+    return pipeline.make_source(config, workload, train_split)
 
 
 def ids(builder, step=0, num_steps=SIZE, records=None, **dataset):

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import synthetic_study as synthetic
-from test_studies_specification import write as write_config
 
-from playbook_jax.studies import conditions, group, specification
+from playbook_jax.studies import group, specification
+from playbook_jax.studies.space import conditions
+from tests import synthetic_study as synthetic
+from tests.studies.test_specification import write as write_config
 
 RATE, MOMENTUM, BETA = "hparams.learning_rate", "hparams.momentum", "hparams.beta1"
 WIDE = {"scale": "log", "low": 1e-3, "high": 10.0}

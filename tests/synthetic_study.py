@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import failed, hyperparameters, study as study_lib
-from playbook_jax.studies import samplers, search_space
+from playbook_jax.analysis.data import failed, hyperparameters, study as study_lib
+from playbook_jax.studies.space import samplers, search_space
 
 LEARNING_RATE = {"scale": "log", "low": 1e-3, "high": 10.0, "type": "float"}
 MOMENTUM = {"scale": "one_minus_log", "low": 0.5, "high": 0.999, "type": "float"}

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from playbook_jax import augmentation, program, train
+from playbook_jax import augmentation
+from playbook_jax.training import loop, program
 from tests import small
 
 KEY = jax.random.key(0)
@@ -61,10 +62,10 @@ def test_noise_has_the_standard_deviation():
 def test_digits_are_moved_in_training_alone(tmp_path):
     values = {"max_train_steps": 20, "eval_every_steps": 20}
     config = small.shrunk(small.ROOT / "configs" / "digits_cnn.py", **values)
-    plain = train.validate(config)
+    plain = loop.validate(config)
     with config.unlocked():
         config.hparams.max_shift = 2.0
-    shifted = train.validate(config)
+    shifted = loop.validate(config)
     assert program.get(plain) is program.get(shifted)  # compiled once for both
     workload = program.get(plain).workload
     variables = workload.init(KEY)

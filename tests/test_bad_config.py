@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
-from playbook_jax import command_line, config as config_lib, paths, records, train, trial
+from playbook_jax import config as config_lib, trial
 from playbook_jax.errors import UsageError
+from playbook_jax.input import tfrecords
+from playbook_jax.runtime import command_line, paths
+from playbook_jax.training import loop
 from tests import small
 
 
@@ -159,9 +162,9 @@ def test_what_cannot_be_written_leaves_no_part_behind(tmp_path):
 
 def test_notes_can_be_changed_when_a_run_goes_on(tmp_path):
     config = small.digits(max_train_steps=10)
-    train.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run")
     noted = config_lib.override(config_lib.complete(config), {"notes": "a baseline"})
-    status = train.train(noted, tmp_path / "run")
+    status = loop.train(noted, tmp_path / "run")
     assert status["state"] == trial.COMPLETE
     assert trial.load(tmp_path / "run").config["notes"] == "a baseline"
 
@@ -171,8 +174,8 @@ def test_the_command_that_prepares_a_data_set_works(tmp_path):
     from workloads import digits_tfds  # noqa: F401, registers a builder that downloads nothing
 
     with pytest.raises(UsageError, match="prepares a public one") as error:
-        records.find_builder("playbook_digits", str(tmp_path))
+        tfrecords.find_builder("playbook_digits", str(tmp_path))
     command = str(error.value).split("`")[1]
     assert command.startswith('python -c "')
     exec(command.split('"')[1])
-    assert records.find_builder("playbook_digits", str(tmp_path)).name == "playbook_digits"
+    assert tfrecords.find_builder("playbook_digits", str(tmp_path)).name == "playbook_digits"

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from playbook_jax import parallel
 from playbook_jax.batch_norm import BatchNorm, _shifted_moments, _two_pass_moments
+from playbook_jax.runtime import parallel
 
 DEVICES, EXAMPLES, CHANNELS = 4, 8, 3
 EPSILON = 1e-5

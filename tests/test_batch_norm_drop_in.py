@@ -5,7 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_batch_norm import (
+
+from playbook_jax.batch_norm import BatchNorm
+from playbook_jax.errors import UsageError
+from playbook_jax.runtime import parallel
+from playbook_jax.runtime.parallel import AXIS
+from tests.test_batch_norm import (
     CHANNELS,
     DEVICES,
     EPSILON,
@@ -13,11 +18,6 @@ from test_batch_norm import (
     random_input,
     regimes,
 )
-
-from playbook_jax import parallel
-from playbook_jax.batch_norm import BatchNorm
-from playbook_jax.errors import UsageError
-from playbook_jax.parallel import AXIS
 
 
 def ours_for(axis_name=None, use_fast_variance=True, examples=None, **arguments):

@@ -6,11 +6,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from test_batch_norm import on_each_device, random_input
 
-from playbook_jax import config as config_lib, train
+from playbook_jax import config as config_lib
 from playbook_jax.batch_norm import BatchNorm, layout
 from playbook_jax.errors import UsageError
+from playbook_jax.training import loop
+from tests.test_batch_norm import on_each_device, random_input
 
 
 def message(error):
@@ -83,7 +84,7 @@ def test_a_batch_size_that_does_not_fit_is_refused_before_anything_is_written(tm
     config.model.virtual_batch_size = 64
     message = r"virtual_batch_size 64 .* or batch_size 64 or 128 with this one"
     with pytest.raises(UsageError, match=message) as error:
-        train.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 

@@ -9,20 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from playbook_jax import (
-    checkpoints,
-    config as config_lib,
-    export,
-    offline_evaluation,
-    parallel,
-    program as program_lib,
-    train,
-    trial,
-)
+from playbook_jax import checkpoints, config as config_lib, trial
 from playbook_jax.errors import UsageError
-from scripts import fault_test
+from playbook_jax.inference import evaluate, export
+from playbook_jax.runtime import parallel
+from playbook_jax.training import loop, program as program_lib
 from tests import small
 from tests.runs import assert_same, files, interrupted, run, stop_after
+from tools import fault_test
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +75,17 @@ def ghost_cnn():
 @pytest.mark.playbook("moving-averages-before-saving", "checkpoints-survive-interruptions")
 def test_each_devices_own_statistics_survive_a_stop_between_checkpoints(tmp_path):
     config = ghost_cnn()
-    train.train(config, tmp_path / "whole")
+    loop.train(config, tmp_path / "whole")
 
     # At a logging step; within a stretch, and then after an evaluation.
     for stops in ([4], [2, 4]):
         directory = tmp_path / "-".join(map(str, stops))
         for stop in stops:
-            status = train.train(config, directory, should_stop=stop_after(stop))
+            status = loop.train(config, directory, should_stop=stop_after(stop))
             assert status["state"] == "INTERRUPTED"
             if status["step"] % 6:
                 assert_both_kinds_of_statistics(directory, status["step"])
-        assert train.train(config, directory)["state"] == "COMPLETE"
+        assert loop.train(config, directory)["state"] == "COMPLETE"
         assert files(directory) == files(tmp_path / "whole")
         for step in ("best", "latest"):
             assert_same(
@@ -100,7 +94,7 @@ def test_each_devices_own_statistics_survive_a_stop_between_checkpoints(tmp_path
 
 
 def assert_both_kinds_of_statistics(directory, step):
-    program = program_lib.get(train.validate(ghost_cnn()))
+    program = program_lib.get(loop.validate(ghost_cnn()))
     like = parallel.first(program.init(0))
     with checkpoints.Checkpoints(directory, keep_best=1, mode="min") as saved:
         restored = saved.restore(like)
@@ -189,7 +183,7 @@ def test_whoever_reads_a_damaged_checkpoint_gets_one_line(finished, tmp_path):
     directory = shutil.copytree(finished, tmp_path / "trial")
     truncate(directory / "checkpoints" / "40")
     for read in (
-        lambda: offline_evaluation.evaluate(directory, "best", "validation"),
+        lambda: evaluate.evaluate(directory, "best", "validation"),
         lambda: export.export(directory, "best"),
     ):
         with pytest.raises(UsageError, match=r"checkpoints/40 can't be read .* status\.json") as e:
@@ -219,7 +213,7 @@ def test_a_checkpoint_of_another_model_is_refused(stopped, change, differences):
     (stopped / "config.json").write_text(json.dumps(values))
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
     with pytest.raises(UsageError, match=r"28 is the checkpoint of another model: ") as error:
-        train.train(config_lib.from_dict(values), stopped)
+        loop.train(config_lib.from_dict(values), stopped)
     error.match(differences)
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before
 
@@ -228,7 +222,7 @@ def test_what_remains_of_a_trial_is_the_latest_and_the_best(tmp_path):
     overrides = {"checkpoint__keep_best": 2, "checkpoint__every_steps": 10}
     kept = []
     directory = tmp_path / "trial"
-    train.train(
+    loop.train(
         small.digits(**overrides),
         directory,
         progress=lambda done, total, text: kept.append(len(steps_on_disk(directory))),
@@ -246,8 +240,8 @@ def test_what_remains_of_a_trial_is_the_latest_and_the_best(tmp_path):
 
 @pytest.mark.playbook("retrospective-selection")
 def test_the_best_checkpoint_gives_its_objective_again_exactly(tmp_path):
-    status = train.train(ghost_cnn(), tmp_path / "trial")
-    result = offline_evaluation.evaluate(tmp_path / "trial", "best", "validation")
+    status = loop.train(ghost_cnn(), tmp_path / "trial")
+    result = evaluate.evaluate(tmp_path / "trial", "best", "validation")
     assert result.metrics["error_rate"] == pytest.approx(status["objective"], rel=1e-7)
 
 
@@ -263,7 +257,7 @@ def test_a_disk_without_room_for_a_checkpoint_costs_nothing_but_time(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
 
     try:
-        status = train.train(small.digits(**wide), directory, progress=no_large_files)
+        status = loop.train(small.digits(**wide), directory, progress=no_large_files)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status["state"] == "FAILED"
@@ -292,7 +286,7 @@ def test_a_full_disk_is_said(finished, tmp_path, monkeypatch, capfd, room_for_th
     with monkeypatch.context() as patch:
         patch.setattr(trial.Writer, "append_steps", append)
         patch.setattr(trial, "write_json", write_json)
-        status = train.train(small.digits(), tmp_path / "trial")
+        status = loop.train(small.digits(), tmp_path / "trial")
     assert status["state"] == "FAILED"
     assert status["reason"].startswith("disk full")
     errors = capfd.readouterr().err
@@ -318,7 +312,7 @@ def test_killed_while_saving_and_while_evaluating_a_run_ends_the_same(finished, 
         assert fault_test.train(tmp_path / "config.json", killed, 4, fault) == code
         assert len(steps_on_disk(killed)) >= 1
     for directory in (killed, tmp_path / "alone"):
-        assert train.train(config, directory)["state"] == "COMPLETE"
+        assert loop.train(config, directory)["state"] == "COMPLETE"
     assert fault_test.differences(killed, tmp_path / "alone") == []
     # It would have noticed: a byte of a file, a bit of a parameter.
     with (killed / "metrics.jsonl").open("a") as file:

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from playbook_jax import checkpoints, config as config_lib, layers, train, trial, workload
+from playbook_jax import checkpoints, config as config_lib, layers, trial, workload
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import design, specification
+from playbook_jax.studies import specification, trial_points
+from playbook_jax.training import loop
 from tests import small
 
 CONFIG = config_lib.load(small.ROOT / "configs" / "digits_cnn.py")
@@ -41,7 +42,7 @@ def test_residual_branches_of_the_cnn_begin_at_zero(batch):
 
 def test_batch_statistics_travel_through_the_run(tmp_path):
     config = small.shrunk(small.ROOT / "configs" / "digits_cnn.py")
-    status = train.train(config, tmp_path / "trial")
+    status = loop.train(config, tmp_path / "trial")
     assert status["state"] == "COMPLETE"
     saved = checkpoints.load(tmp_path / "trial", "latest")
     means = [
@@ -86,7 +87,7 @@ def test_layer_norm_takes_batch_norms_place_by_one_value(batch):
 )
 def test_a_misspelt_architecture_is_told_before_anything_is_written(key, value, message):
     with pytest.raises(UsageError, match=message):
-        train.validate(config_lib.override(CONFIG, {key: value}))
+        loop.validate(config_lib.override(CONFIG, {key: value}))
 
 
 def test_splits_are_disjoint_whole_and_like_each_other():
@@ -123,9 +124,9 @@ def test_the_activation_is_a_hyperparameter_of_the_shipped_models(name, batch, t
         f"    return ConfigDict({study_of(path, name)!r}, convert_dict=False)\n"
     )
     spec = specification.load(study)
-    points = [tuple(point.values()) for point in design.points(spec)]
+    points = [tuple(point.values()) for point in trial_points.points(spec)]
     assert len(set(points)) == len(points) == 8
-    for point in design.points(spec):
+    for point in trial_points.points(spec):
         specification.trial_config(spec.base_config, 0, point, False)
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_optimizers import make_step, random_problem
 
 from playbook_jax import optimizers
+from tests.test_optimizers import make_step, random_problem
 
 
 @pytest.mark.playbook("any-optax-optimizer")

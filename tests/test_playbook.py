@@ -11,7 +11,7 @@ import pytest
 
 from playbook_jax import config as config_lib, playbook
 from playbook_jax.errors import UsageError
-from scripts import generate_docs
+from tools import generate_docs
 
 ROOT = Path(__file__).parent.parent
 BOOK = playbook.load()
@@ -28,7 +28,7 @@ DONE = by_id([row for row in BOOK.rows if row.status == playbook.DONE])
 
 def test_pages_are_fresh():
     stale = generate_docs.stale(generate_docs.pages())
-    assert not stale, "run scripts/generate_docs.py"
+    assert not stale, "run tools/generate_docs.py"
 
 
 def test_ids_are_unique_and_kebab_case():

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from playbook_jax import config as config_lib, train, workload
+from playbook_jax import config as config_lib, workload
 from playbook_jax.errors import UsageError
+from playbook_jax.training import loop
 from tests import small
 from workloads import stdlib_lm
 
@@ -132,7 +133,7 @@ def test_without_sources_one_line_says_so(tmp_path, monkeypatch):
     (tmp_path / "os.py").write_text("import this")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(UsageError, match=f"{tmp_path} holds 1 of them; use a Python that") as error:
-        train.validate(config_lib.override(CONFIG, TINY | {"seed": 7, "batch_size": 4}))
+        loop.validate(config_lib.override(CONFIG, TINY | {"seed": 7, "batch_size": 4}))
     assert "\n" not in str(error.value)
 
 

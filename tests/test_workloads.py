@@ -10,17 +10,11 @@ import jax.export
 import numpy as np
 import pytest
 
-from playbook_jax import (
-    checkpoints,
-    config as config_lib,
-    export,
-    offline_evaluation,
-    program,
-    train,
-    trial,
-)
+from playbook_jax import checkpoints, config as config_lib, trial
 from playbook_jax.errors import UsageError
+from playbook_jax.inference import evaluate, export
 from playbook_jax.studies import preview
+from playbook_jax.training import loop, program
 from scripts import new_workload
 from tests import small
 from tests.runs import stop_after
@@ -57,7 +51,7 @@ def config_path(request, tmp_path_factory):
 def whole(config_path, tmp_path_factory):
     """The directory of a trial that ran through."""
     directory = tmp_path_factory.mktemp("whole") / "trial"
-    status = train.train(small.shrunk(config_path), directory)
+    status = loop.train(small.shrunk(config_path), directory)
     assert status["state"] == trial.COMPLETE, status["reason"]
     return directory
 
@@ -69,7 +63,7 @@ def test_trains_and_evaluates(config_path, whole):
     assert list(run.steps["step"]) == list(range(12))
     assert run.steps["loss"].iloc[-3:].mean() < run.steps["loss"].iloc[0]
     metric = run.config["checkpoint"]["metric"].removeprefix("validation/")
-    result = offline_evaluation.evaluate(whole, "best", "validation")
+    result = evaluate.evaluate(whole, "best", "validation")
     # In other batches and on padded examples: a few float32 roundings.
     assert result.metrics[metric] == pytest.approx(run.status["objective"], rel=1e-5)
 
@@ -77,10 +71,10 @@ def test_trains_and_evaluates(config_path, whole):
 def test_stopped_and_resumed_it_ends_with_the_same_bits(config_path, whole, tmp_path):
     config = small.shrunk(config_path)
     some_steps = stop_after(6 // config.steps_per_call + 1)
-    stopped = train.train(config, tmp_path / "trial", should_stop=some_steps)
+    stopped = loop.train(config, tmp_path / "trial", should_stop=some_steps)
     assert stopped["state"] == trial.INTERRUPTED
     assert 6 < stopped["step"] < 12
-    assert train.train(config, tmp_path / "trial")["state"] == trial.COMPLETE
+    assert loop.train(config, tmp_path / "trial")["state"] == trial.COMPLETE
     saved = [checkpoints.load(directory, "latest") for directory in (whole, tmp_path / "trial")]
     assert jax.tree.structure(saved[0]) == jax.tree.structure(saved[1])
     jax.tree.map(np.testing.assert_array_equal, *saved)
@@ -93,13 +87,13 @@ def test_exports_and_the_export_predicts_what_the_model_does(config_path, whole,
         whole, "best", formats=["stablehlo"], platforms=["cpu"], output=tmp_path / "model"
     )
     model = jax.export.deserialize((tmp_path / "model" / "model.stablehlo").read_bytes())
-    workload = program.get(train.validate(small.shrunk(config_path))).workload
+    workload = program.get(loop.validate(small.shrunk(config_path))).workload
     batch = {name: x[:5] for name, x in workload.splits()["validation"].items()}
     features = {name: batch[name] for name in signature["inputs"]}
     outputs = model.call(dict(np.load(tmp_path / "model" / "variables.npz")), features)
     predicted = workload.predictions(outputs["outputs"], batch)
     assert predicted
-    expected = offline_evaluation.evaluate(whole, "best", "validation").arrays
+    expected = evaluate.evaluate(whole, "best", "validation").arrays
     for name, values in predicted.items():
         np.testing.assert_allclose(values, expected[name][:5], rtol=1e-4)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-from playbook_jax.records import Records
+from playbook_jax.input.tfrecords import Records
 
 SIZE, FILES = 101, 6
 

@@ -1,6 +1,6 @@
 """Real studies that are sound, or wrong on purpose in one way, on the digits and on text.
 
-`scripts/make_wrong_studies.py` runs them; what a report reads of each is stored in tests/studies/.
+`tools/make_wrong_studies.py` runs them; what a report reads of each is stored in tests/studies/.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-STORED = Path(__file__).parent / "studies"
+STORED = Path(__file__).parent / "stored_studies"
 DIGITS, TEXT = "digits", "text"
 RATE = "hparams.learning_rate"
 

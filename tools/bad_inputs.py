@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from absl import flags
 
-from playbook_jax import command_line
 from playbook_jax.errors import UsageError
+from playbook_jax.runtime import command_line
 from tools import bad_input_cases
 from tools.bad_input_cases import NOBODY, REFUSED, Case
 

@@ -28,9 +28,10 @@ sys.path.insert(0, str(ROOT))
 
 from absl import flags
 
-from playbook_jax import command_line, playbook
+from playbook_jax import playbook
 from playbook_jax.errors import UsageError, unknown
-from scripts import generate_docs
+from playbook_jax.runtime import command_line
+from tools import generate_docs
 
 PATH = Path(__file__).with_name("mutants.toml")
 CAUGHT, SURVIVED, BROKEN, NOT_FOUND = "caught", "survived", "broken", "not found"

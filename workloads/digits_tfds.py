@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from playbook_jax import records
+from playbook_jax.input import tfrecords
+from playbook_jax.input.tfrecords import Records
 from playbook_jax.lazy_tensorflow import import_tensorflow
-from playbook_jax.records import Records
 from playbook_jax.workload import Workload
 from workloads import digits
 
@@ -49,9 +49,9 @@ class DigitsTfds(digits.Digits):
 
     def records(self) -> Records:
         """Returns images (uint8 from 0 to 16, [8, 8, 1]) and labels."""
-        builder = PlaybookDigits(data_dir=str(records.data_dir(self.config.dataset.data_dir)))
+        builder = PlaybookDigits(data_dir=str(tfrecords.data_dir(self.config.dataset.data_dir)))
         return Records(
-            records.prepare(builder, num_shards=FILES),
+            tfrecords.prepare(builder, num_shards=FILES),
             features=("image", "label"),
             splits={name: name for name in ("train", "validation", "test")},
             augment=self._augment if self.config.dataset.shift else None,

@@ -3,7 +3,7 @@
     scripts/analyze.py --study=/tmp/study --analysis_config=configs/analysis/default.py
 
 Copy this file and change what you want; whatever you leave out stays as it is here. What is set otherwise
-is shown in the report and in findings.json. Written by scripts/generate_docs.py from where the thresholds
+is shown in the report and in findings.json. Written by tools/generate_docs.py from where the thresholds
 are declared.
 """
 

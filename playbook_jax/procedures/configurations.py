@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, stored_format, trial as trial_lib
-from playbook_jax.analysis import numerals
-from playbook_jax.analysis.adoption import CANDIDATE, SEED
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.adoption import CANDIDATE, SEED
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import ledger
+from playbook_jax.studies.store import ledger
+from playbook_jax.tracking import stored_format
 
 FORMAT = stored_format.REPLICATES
 FILE_NAME = "replicates.json"  # see replicates.py
@@ -49,7 +50,7 @@ def from_study(path: str | Path, trial: str = BEST) -> Configuration:
         rows = members["studies"] if isinstance(members["studies"], list) else []
         names = [str(Path(path) / str(s.get("directory"))) for s in rows if isinstance(s, dict)]
         raise UsageError(
-            f"{path} is a group; give one of its studies: {numerals.join(names, 'or')}"
+            f"{path} is a group; give one of its studies: {formatting.join(names, 'or')}"
         )
     study = ledger.read(path)
     if not study.ranked:

@@ -5,7 +5,7 @@
     candidate_study.py        the study config of its replicates, an ordinary one
     candidate/                that study
     baseline…                 the same of the baseline
-    adoption.json             what came of it, see analysis/adoption.py
+    adoption.json             what came of it, see analysis/data/adoption.py
 
 A replicate has the configuration's own seed plus 1, 2, …: never its own, with which it may have been the
 best of a study by luck. The results of that study are not used again, for the same reason.
@@ -22,12 +22,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, stored_format, trial as trial_lib
-from playbook_jax.analysis import numerals, retrain_noise
-from playbook_jax.analysis.adoption import BASELINE, CANDIDATE, NOTHING, SEED, SIDES
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.analysis.data import formatting, retrain_noise
+from playbook_jax.analysis.data.adoption import BASELINE, CANDIDATE, NOTHING, SEED, SIDES
 from playbook_jax.errors import UsageError, unknown
 from playbook_jax.procedures import configurations
 from playbook_jax.procedures.configurations import FILE_NAME, FORMAT, Configuration
+from playbook_jax.tracking import stored_format
 
 _SEEDS = 2**32
 _ANY_SEED = {"scale": "linear", "low": 0, "high": _SEEDS - 1, "type": "int"}
@@ -197,12 +198,13 @@ def _check_same(stored: Any, values: Mapping[str, Any], workdir: str | Path) -> 
 
 def validation_examples(config: Mapping[str, Any], metric: str) -> int | None:
     """Returns how many examples the validation set has, where the objective may be a count of them."""
-    if not numerals.is_rate(metric):
+    if not formatting.is_rate(metric):
         return None
-    from playbook_jax import input_pipeline, splits, workload
+    from playbook_jax import workload
+    from playbook_jax.input import pipeline, splits
 
     config = config_lib.from_dict(config)
-    source = input_pipeline.source_class(config.dataset.source)
+    source = pipeline.source_class(config.dataset.source)
     return splits.size(source.read(workload.find(config.workload)(config))["validation"])
 
 

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from playbook_jax.studies import conditions
-from playbook_jax.studies.search_space import Values
+from playbook_jax.studies.space import conditions
+from playbook_jax.studies.space.search_space import Values
 from playbook_jax.studies.specification import GROUP, Specification
 
 

@@ -11,19 +11,15 @@ from typing import Any
 
 from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import (
-    best_config,
-    directory,
-    full_disk,
-    ledger,
-    specification as specification_lib,
-)
-from playbook_jax.studies.directory import Status, StudyDirectory, Trials
+from playbook_jax.studies import specification as specification_lib
+from playbook_jax.studies.execution import full_disk
 from playbook_jax.studies.specification import Specification
+from playbook_jax.studies.store import best_config, directory, ledger
+from playbook_jax.studies.store.directory import Status, StudyDirectory, Trials
 
-REPORT_MODULE = "playbook_jax.analysis.report"
-FAILED_MODULE = "playbook_jax.analysis.failed"
-INDEX_MODULE = "playbook_jax.analysis.index"
+REPORT_MODULE = "playbook_jax.analysis.reports.report"
+FAILED_MODULE = "playbook_jax.analysis.data.failed"
+INDEX_MODULE = "playbook_jax.analysis.reports.index"
 _SHOWN_FAILURES = 3
 
 

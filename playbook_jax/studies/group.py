@@ -5,7 +5,7 @@
 
     group.json              the question, and which study has which scientific values
     group.csv               a row a study: how many trials, and its best one
-    report.html             how the studies compare, written by analysis/group_report.py
+    report.html             how the studies compare, written by analysis/reports/group_report.py
     optimizer=nesterov/     a study directory like any other (see directory.py)
     optimizer=adam/
     logs/                   what the workers print
@@ -31,13 +31,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, stored_format, trial as trial_lib
+from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import arms, conclusion, conditions, design, directory, grid
-from playbook_jax.studies.directory import Status, StudyDirectory, Trials
-from playbook_jax.studies.samplers import LIST
-from playbook_jax.studies.search_space import Space
+from playbook_jax.studies import arms, conclusion, trial_points
+from playbook_jax.studies.space import conditions, grid
+from playbook_jax.studies.space.samplers import LIST
+from playbook_jax.studies.space.search_space import Space
 from playbook_jax.studies.specification import JOINT, Specification
+from playbook_jax.studies.store import directory
+from playbook_jax.studies.store.directory import Status, StudyDirectory, Trials
+from playbook_jax.tracking import stored_format
 
 FORMAT = stored_format.GROUP
 FILE_NAME = "group.json"
@@ -248,7 +251,7 @@ class GroupDirectory(StudyDirectory):
             [
                 {**member.settled, **self._seed(member, number), **parameters}
                 for number, parameters in enumerate(
-                    design.points(member.specification, [row["parameters"] for row in stored])
+                    trial_points.points(member.specification, [row["parameters"] for row in stored])
                 )
             ]
             for member, stored in zip(self.members, self._stored, strict=True)

@@ -12,25 +12,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playbook_jax import config as config_lib, sources, trial as trial_lib
+from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.studies import (
     conclusion,
-    design,
-    doubts,
-    full_disk,
     group,
-    jobs,
-    pack_choice,
     specification as specification_lib,
-    start_from,
+    trial_points,
+    warnings,
 )
-from playbook_jax.studies.directory import StudyDirectory, Trials
-from playbook_jax.studies.executor import Executor, Stop, WorkersFailedError
-from playbook_jax.studies.pool import Pool
+from playbook_jax.studies.execution import full_disk, jobs, pack_choice
+from playbook_jax.studies.execution.executor import Executor, Stop, WorkersFailedError
+from playbook_jax.studies.execution.pool import Pool
 from playbook_jax.studies.specification import Specification
+from playbook_jax.studies.store import start_from
+from playbook_jax.studies.store.directory import StudyDirectory, Trials
 from playbook_jax.studies.tracker import FailAlikeError, Tracker
+from playbook_jax.tracking import sources
 
-TRAIN_MODULE = "playbook_jax.studies.training"
+TRAIN_MODULE = "playbook_jax.studies.execution.training"
 # Long enough for what a worker does in one piece: compile, read a data set, evaluate, save.
 SILENT_LIMIT = 30 * 60.0
 COMPLETE, FAILED, INTERRUPTED = (
@@ -87,7 +86,7 @@ def launch(config_path: str | Path, workdir: str | Path, options: Options) -> in
         sources.forget_configs()
         asked = specification_lib.load(config_path, options.overrides)
         specification, study = open_study(asked, workdir)
-        run = _Run(specification, study, stop, options, doubts.find(asked))
+        run = _Run(specification, study, stop, options, warnings.find(asked))
         try:
             return run.to_the_end()
         except (WorkersFailedError, FailAlikeError) as error:
@@ -119,7 +118,9 @@ def open_study(
 def extend(stored: Trials, specification: Specification) -> Trials:
     """Returns all trials of a study: those that are stored, and the points that follow."""
     stored = stored or _imported(specification)
-    points = design.points(specification, [row["parameters"] for row in stored])[len(stored) :]
+    points = trial_points.points(specification, [row["parameters"] for row in stored])[
+        len(stored) :
+    ]
     return stored + [
         {"trial": trial, "parameters": parameters}
         for trial, parameters in enumerate(points, start=len(stored))
@@ -133,7 +134,7 @@ def _imported(specification: Specification) -> Trials:
     rows = start_from.rows(specification)
     if specification.baseline:
         alone = dataclasses.replace(specification, num_trials=1, start_from="")
-        (point,) = design.points(alone)
+        (point,) = trial_points.points(alone)
         same = [row for row in rows if row["parameters"] == point]
         rows = [*(same or [{"parameters": point}]), *(row for row in rows if row not in same)]
     return [{**row, "trial": number} for number, row in enumerate(rows)]

@@ -11,20 +11,17 @@ from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import (
-    directory,
-    doubts,
+from playbook_jax.studies import launcher, shares, specification as specification_lib, warnings
+from playbook_jax.studies.execution import (
+    device_placement,
     jobs,
-    launcher,
     measurement,
     pack_choice,
-    places,
-    shared,
-    shares,
-    specification as specification_lib,
+    study_context,
 )
-from playbook_jax.studies.directory import StudyDirectory, Trials
 from playbook_jax.studies.specification import Specification
+from playbook_jax.studies.store import directory
+from playbook_jax.studies.store.directory import StudyDirectory, Trials
 
 _ROWS = 20
 
@@ -54,7 +51,7 @@ def preview(
       UsageError: the study can't be run; nothing was written.
     """
     asked = specification_lib.load(config_path, overrides)
-    num_workers = num_workers or places.default_num_workers()
+    num_workers = num_workers or device_placement.default_num_workers()
     specification, study = launcher.open_study(asked, workdir)
     undo = True
     try:
@@ -81,7 +78,7 @@ def preview(
             print(duration)
     finally:
         study.release(undo)
-    for doubt in doubts.find(asked):
+    for doubt in warnings.find(asked):
         print(f"warning: {doubt}", file=sys.stderr)
 
 
@@ -96,7 +93,7 @@ def _validate(specification: Specification, trials: Trials, train_module: str) -
             configs.append(train.validate(config))
         except UsageError as error:
             raise UsageError(f"trial {row['trial']}: {error}") from error
-    dead = shared.dead_axis(trials, configs, train.unread)
+    dead = study_context.dead_axis(trials, configs, train.unread)
     if dead:
         raise UsageError(dead)
     return configs
@@ -171,14 +168,16 @@ def _duration(
 
 def _room(configs: list[ConfigDict], workdir: Path, num_workers: int) -> str:
     """Returns what the study takes on disk; warns where there is less."""
-    from playbook_jax import disk  # it imports jax
+    from playbook_jax.training import disk_usage  # it imports jax
 
-    needed = disk.study_bytes(configs, num_workers)
-    free = disk.free_bytes(workdir)
+    needed = disk_usage.study_bytes(configs, num_workers)
+    free = disk_usage.free_bytes(workdir)
     if free < needed:
         print(
-            f"warning: about {disk.describe(needed)} of disk are needed and {disk.describe(free)} "
-            "are free; use another --workdir or a smaller checkpoint.keep_best",
+            f"warning: about {disk_usage.describe(needed)} of disk are needed and "
+            f"{disk_usage.describe(free)} are free; use another --workdir or a smaller checkpoint.keep_best",
             file=sys.stderr,
         )
-    return f"about {disk.describe(needed)} of disk, of {disk.describe(free)} that are free"
+    return (
+        f"about {disk_usage.describe(needed)} of disk, of {disk_usage.describe(free)} that are free"
+    )

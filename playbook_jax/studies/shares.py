@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from playbook_jax import clock, progress, trial as trial_lib
+from playbook_jax import trial as trial_lib
+from playbook_jax.runtime import progress
 from playbook_jax.studies import arms as arms_lib
-from playbook_jax.studies.directory import StudyDirectory, Trials
 from playbook_jax.studies.specification import GROUP, Specification
+from playbook_jax.studies.store.directory import StudyDirectory, Trials
+from playbook_jax.tracking import clock
 
 _SHOWN = 12
 

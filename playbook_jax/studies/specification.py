@@ -15,16 +15,16 @@ from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib
 from playbook_jax.errors import UsageError, closest, unknown
-from playbook_jax.studies import (
+from playbook_jax.studies import overrides as overrides_lib
+from playbook_jax.studies.space import (
     conditions,
-    explicit,
     grid,
-    overrides as overrides_lib,
+    listed_trials,
     reparameterized,
     samplers,
     search_space,
 )
-from playbook_jax.studies.search_space import Range, Space, Values
+from playbook_jax.studies.space.search_space import Range, Space, Values
 
 REQUIRED = ("name", "goal", "base_config", "objective")
 OPTIONAL = {
@@ -213,7 +213,7 @@ def parse(
     )
     rows = _rows(values, path)
     for role in ("scientific", "nuisance") if rows else ():
-        values[role] = explicit.with_bounds(values[role], rows, base_config)
+        values[role] = listed_trials.with_bounds(values[role], rows, base_config)
     roles, reasons = _roles(values)
     spaces = {**roles["scientific"], **roles["nuisance"]}
     conditional_fixed = {
@@ -227,7 +227,7 @@ def parse(
     base_config = config_lib.complete(config_lib.override(base_config, always))
     for name in (*spaces, *conditional_fixed):
         _check_fit(name, {**spaces, **conditional_fixed}, base_config)
-    points = explicit.check(rows, spaces)
+    points = listed_trials.check(rows, spaces)
     return Specification(
         **{key: values[key] for key in ("name", "goal", "algorithm", "seed", "vary_seed")},
         **{key: values[key] for key in ("objective", "baseline", "shape")},
@@ -273,7 +273,7 @@ def _rows(values: Mapping[str, Any], path: str | Path) -> list[Mapping[str, Any]
     if values["algorithm"] == samplers.LIST:
         if values["points"] is None:
             raise UsageError("algorithm 'list' needs 'points': the trials, or a CSV file of them")
-        return explicit.rows(values["points"], path)
+        return listed_trials.rows(values["points"], path)
     if values["points"] is not None:
         raise UsageError(f"'points' are for algorithm 'list', not for {values['algorithm']!r}")
     return []

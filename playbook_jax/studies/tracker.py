@@ -5,11 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from playbook_jax import config as config_lib, progress, raised, trial as trial_lib
-from playbook_jax.studies import directory, full_disk, jobs, specification as specification_lib
-from playbook_jax.studies.directory import Status, StudyDirectory, Trials
-from playbook_jax.studies.executor import Executor, Stop
+from playbook_jax import config as config_lib, trial as trial_lib
+from playbook_jax.runtime import progress
+from playbook_jax.studies import specification as specification_lib
+from playbook_jax.studies.execution import full_disk, jobs
+from playbook_jax.studies.execution.executor import Executor, Stop
 from playbook_jax.studies.specification import Specification
+from playbook_jax.studies.store import directory
+from playbook_jax.studies.store.directory import Status, StudyDirectory, Trials
+from playbook_jax.tracking import raised
 
 _TABLE_SECONDS = 2.0  # between two times that study.csv is written while trials run
 # When so many in a row fail for one reason, so will the rest: it is the program or the machine.

@@ -12,13 +12,14 @@ tuned is the same for each of them).
 """
 
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conditions, doubts
-from playbook_jax.studies.search_space import Values
+from playbook_jax.studies import warnings
+from playbook_jax.studies.space import conditions
+from playbook_jax.studies.space.search_space import Values
 from playbook_jax.studies.specification import JOINT, Specification
 
 # What each value of a choice uses, of what not all of them do.
 _USES = {
-    "optimizer": doubts.USES,
+    "optimizer": warnings.USES,
     "schedule": {
         "constant": (),
         "linear": ("end_factor",),

@@ -13,7 +13,7 @@ import dataclasses
 import importlib
 import pkgutil
 
-from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.data.study import Study
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,14 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import best_of, numerals, objective_axis, references, svg
-from playbook_jax.analysis.axes import Axis, Tick
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings import enough_trials
-from playbook_jax.analysis.panel import Panel
-from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.render import objective_axis, reference_lines, svg
+from playbook_jax.analysis.render.axes import Axis, Tick
+from playbook_jax.analysis.render.plot_frame import Panel
+from playbook_jax.analysis.stats import best_of
 
 ORDER = 35
 BOXES = 13  # as many as can be told apart on a narrow screen
@@ -31,10 +33,14 @@ def draw(study: Study) -> Group | None:
     shown = [q for box in boxes for q in box if np.isfinite(q)]
     projected = growth.best - growth.gain
     values = turn * np.array([*shown, *([projected] if _drawable(study, projected) else [])])
-    values = np.append(values, references.ends(study) + references.baselines(study))
+    values = np.append(values, reference_lines.ends(study) + reference_lines.baselines(study))
     y = objective_axis.objectives(study.metric, values, study.maximize)
     panel = Panel(_places(sizes, number), y.axis, height=280)
-    parts = [*references.band(panel, study), *panel.frame(), *references.level(panel, study)]
+    parts = [
+        *reference_lines.band(panel, study),
+        *panel.frame(),
+        *reference_lines.level(panel, study),
+    ]
     for place, box in enumerate(boxes):
         parts += _box(panel, place, turn * box, study.maximize)
     parts += _expected(panel, sizes, number, growth, turn)
@@ -49,9 +55,10 @@ def draw(study: Study) -> Group | None:
             parts,
             "svg-best-of-k",
         ),
-        f"Boxes: the middle half of the best of so many, whiskers: 90{numerals.NO_BREAK}%. Diamonds: the "
-        f"best of half of the trials on average, of all {numerals.count(number)}, and, hollow, what "
-        f"{numerals.count(2 * number)} would come to if it goes on so. {references.band_note(study)}".strip(),
+        f"Boxes: the middle half of the best of so many, whiskers: 90{formatting.NO_BREAK}%. Diamonds: the "
+        f"best of half of the trials on average, of all {formatting.count(number)}, and, hollow, what "
+        f"{formatting.count(2 * number)} would come to if it goes on so. "
+        f"{reference_lines.band_note(study)}".strip(),
     )
     return Group(
         "best-of-k-figures",
@@ -72,7 +79,7 @@ def _sizes(number: int) -> list[int]:
 def _places(sizes: list[int], number: int) -> Axis:
     """Returns an axis with a place for each number of trials, and one for twice as many as there are."""
     count = len(sizes) + 1
-    names = [numerals.count(size) for size in [*sizes, 2 * number]]
+    names = [formatting.count(size) for size in [*sizes, 2 * number]]
     ticks = tuple(Tick((i + 0.5) / count, name) for i, name in enumerate(names))
     return Axis("number of trials", lambda v: (np.asarray(v, float) + 0.5) / count, ticks)
 
@@ -80,7 +87,7 @@ def _places(sizes: list[int], number: int) -> Axis:
 def _drawable(study: Study, projected: float) -> bool:
     """Says whether a projection is a value that the metric can have: an error rate is not below 0."""
     value = -projected if study.maximize else projected
-    rate = numerals.is_rate(study.metric)
+    rate = formatting.is_rate(study.metric)
     return not rate or 0 <= value <= 1
 
 

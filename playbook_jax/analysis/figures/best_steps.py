@@ -5,12 +5,13 @@ Source: playbook, "Deciding how long to train when training is *not* compute-bou
 
 import numpy as np
 
-from playbook_jax.analysis import axes, numerals, svg
-from playbook_jax.analysis.axes import Axis, Tick
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study, Trial
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings.best_step import EARLY, LATE
-from playbook_jax.analysis.panel import Panel
-from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.render import axes, svg
+from playbook_jax.analysis.render.axes import Axis, Tick
+from playbook_jax.analysis.render.plot_frame import Panel
 
 ORDER = 30
 BINS = 20  # so that the first tenth and the last quarter are whole bins
@@ -50,7 +51,7 @@ def draw(study: Study) -> Group | None:
 def _counts(top: int) -> Axis:
     high = max(top, 4)
     ticks = tuple(
-        Tick(v / (high + 0.5), numerals.count(round(v)))
+        Tick(v / (high + 0.5), formatting.count(round(v)))
         for v, step in axes.nice(0, high, 4)
         if v and step >= 1
     )
@@ -60,8 +61,8 @@ def _counts(top: int) -> Axis:
 def _zones(panel: Panel, study: Study) -> list[str]:
     """Returns the parts of the run that the playbook names, shaded."""
     early, late = EARLY.of(study), LATE.of(study)
-    first = "first tenth" if early == EARLY.default else f"first {numerals.percent(early)}"
-    last = "last quarter" if late == LATE.default else f"last {numerals.percent(1 - late)}"
+    first = "first tenth" if early == EARLY.default else f"first {formatting.percent(early)}"
+    last = "last quarter" if late == LATE.default else f"last {formatting.percent(1 - late)}"
     parts = []
     for low, high, words in ((0, early, first), (late, 1, last)):
         x, end = (float(panel.across(100 * v)) for v in (low, high))

@@ -6,12 +6,13 @@ threshold is chosen at the 90th percentile.
 
 import numpy as np
 
-from playbook_jax.analysis import axes, numerals, svg
-from playbook_jax.analysis.axes import Axis, Tick
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study, Trial
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.findings import clipping, gradient_outliers
-from playbook_jax.analysis.panel import Panel
-from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.render import axes, svg
+from playbook_jax.analysis.render.axes import Axis, Tick
+from playbook_jax.analysis.render.plot_frame import Panel
 
 ORDER = 25
 LABEL = "gradient norm"
@@ -109,7 +110,7 @@ def _levels(panel: Panel, best: Trial, study: Study) -> list[str]:
     parts = []
     for (name, value), y, at in zip(levels.items(), heights, places, strict=True):
         parts.append(svg.line(panel.left, y, panel.end, y, _level_class(name)))
-        words = f"{name} {numerals.number(value)}"
+        words = f"{name} {formatting.number(value)}"
         parts.append(svg.text(panel.end - 4, at, words, "zone end halo"))
     return parts
 
@@ -143,7 +144,7 @@ def _spikes(panel: Panel, study: Study, trials: list[Trial], ranks: dict[int, in
             y = max(float(panel.up(np.array(spike.norm))), panel.top + 6) - 6
             class_ = f"spike rank{ranks[trial.number]}"
             marks.append(svg.mark("down", x, y, trial.number, class_))
-            found.append((x, y, f"step {numerals.count(spike.step)}"))
+            found.append((x, y, f"step {formatting.count(spike.step)}"))
     taken = [(x - 5, x + 5, y) for x, y, _ in found]
     names = []
     for x, y, words in found:
@@ -203,7 +204,7 @@ def _histogram(best: Trial, study: Study) -> Figure | None:
             parts,
             "svg-gradient-histogram",
         ),
-        f"{numerals.percent(fraction)} of the updates were clipped." if clipped else "",
+        f"{formatting.percent(fraction)} of the updates were clipped." if clipped else "",
     )
 
 
@@ -220,7 +221,7 @@ def _marked(panel: Panel, levels: dict[str, float]) -> list[str]:
         left = left if room > NAME else not left
         top = panel.top - 6 - 14 * row
         parts.append(svg.line(x, top - 8, x, panel.base, _level_class(name)))
-        words = f"{name} {numerals.number(value)}"
+        words = f"{name} {formatting.number(value)}"
         parts.append(svg.text(x + (-5 if left else 5), top, words, f"zone halo{' end' * left}"))
     return parts
 
@@ -228,7 +229,7 @@ def _marked(panel: Panel, levels: dict[str, float]) -> list[str]:
 def _counts(top: float) -> Axis:
     high = max(top, 4.0)
     ticks = tuple(
-        Tick(v / (1.05 * high), numerals.count(round(v)))
+        Tick(v / (1.05 * high), formatting.count(round(v)))
         for v, step in axes.nice(0, high, 4)
         if step >= 1
     )

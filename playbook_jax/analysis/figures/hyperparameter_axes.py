@@ -8,14 +8,15 @@ import math
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, chooser, failed, numerals, objective_axis, references, svg
-from playbook_jax.analysis.axes import Axis
+from playbook_jax.analysis.data import failed, formatting
+from playbook_jax.analysis.data.hyperparameters import Hyperparameter
+from playbook_jax.analysis.data.study import Study, Trial
 from playbook_jax.analysis.figures import Figure, Group
-from playbook_jax.analysis.hyperparameters import Hyperparameter
-from playbook_jax.analysis.objective_axis import ObjectiveAxis
-from playbook_jax.analysis.panel import Panel
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.studies.search_space import Range
+from playbook_jax.analysis.render import axes, metric_picker, objective_axis, reference_lines, svg
+from playbook_jax.analysis.render.axes import Axis
+from playbook_jax.analysis.render.objective_axis import ObjectiveAxis
+from playbook_jax.analysis.render.plot_frame import Panel
+from playbook_jax.studies.space.search_space import Range
 
 ORDER = 10
 MANY = 60  # trials that failed, from which their crosses are drawn thinner
@@ -36,7 +37,7 @@ def draw(study: Study) -> Group | None:
         "stars away from the bounds, which are the dashed lines.",
         figures,
         ("leaders", "complete", "baseline", "infeasible", "hollow"),
-        chooser.markup(study, _frame(study, x_axis(study.hyperparameters[0]))[0]),
+        metric_picker.markup(study, _frame(study, x_axis(study.hyperparameters[0]))[0]),
     )
 
 
@@ -87,9 +88,9 @@ def describe(hyperparameter: Hyperparameter) -> str:
     """Returns a search space in words: "0.001 to 10, log"."""
     space = hyperparameter.space
     if not isinstance(space, Range):
-        return numerals.plural(len(space.values), "value")
+        return formatting.plural(len(space.values), "value")
     whole = ", whole numbers" if space.type == "int" else ""
-    low, high = numerals.value(space.low), numerals.value(space.high)
+    low, high = formatting.value(space.low), formatting.value(space.high)
     scale = f"log in 1 − {hyperparameter.label}" if space.scale == "one_minus_log" else space.scale
     return f"{low} to {high}, {scale}{whole}"
 
@@ -98,7 +99,7 @@ def x_axis(hyperparameter: Hyperparameter) -> Axis:
     """Returns the axis of a hyperparameter in its own units and scale; it takes `x_of` a trial."""
     space, label = hyperparameter.space, hyperparameter.label
     if not isinstance(space, Range):
-        return axes.levels([numerals.value(level) for level in hyperparameter.levels], label)
+        return axes.levels([formatting.value(level) for level in hyperparameter.levels], label)
     if space.scale == "log":
         return axes.padded(axes.log(space.low, space.high, label))
     if space.scale == "one_minus_log":
@@ -110,10 +111,10 @@ def x_of(hyperparameter: Hyperparameter, trial: Trial) -> float:
     """Returns what the axis takes for a trial, NaN where the trial lacks the hyperparameter."""
     value = trial.parameters.get(hyperparameter.name)
     if not isinstance(hyperparameter.space, Range):
-        names = [numerals.value(level) for level in hyperparameter.levels]
-        if value is None or numerals.value(value) not in names:
+        names = [formatting.value(level) for level in hyperparameter.levels]
+        if value is None or formatting.value(value) not in names:
             return math.nan
-        return names.index(numerals.value(value)) + JITTER * (
+        return names.index(formatting.value(value)) + JITTER * (
             (trial.number + 1) * _GOLDEN % 1 - 0.5
         )
     if math.isnan(hyperparameter.unit(value)):
@@ -181,7 +182,7 @@ def _complete(
             continue
         across, worse = float(panel.across(x)), shown.is_beyond(trial.objective, study.maximize)
         if trial is study.baseline and trial.number not in leaders:
-            marked += references.baseline(panel, study, across, worse)
+            marked += reference_lines.baseline(panel, study, across, worse)
         elif worse:
             beyond.append(trial)
             marks.append(arrow(panel, study, across, trial, "far"))
@@ -219,15 +220,15 @@ def _note(
         end = shown.low if study.maximize else shown.high
         where = "below" if study.maximize else "above"
         notes.append(
-            f"{numerals.plural(len(beyond), 'complete trial')} {where} "
-            f"{numerals.metric(study.metric, end)} {'is' if len(beyond) == 1 else 'are'} drawn as "
+            f"{formatting.plural(len(beyond), 'complete trial')} {where} "
+            f"{formatting.metric(study.metric, end)} {'is' if len(beyond) == 1 else 'are'} drawn as "
             f"{'an arrow' if len(beyond) == 1 else 'arrows'}."
         )
     outside = study.baseline is not None and math.isnan(x_of(hyperparameter, study.baseline))
     if outside and hyperparameter.name in study.baseline.parameters:
-        value = numerals.value(study.baseline.parameters[hyperparameter.name])
+        value = formatting.value(study.baseline.parameters[hyperparameter.name])
         notes.append(f"The baseline has {value}, outside of the search space.")
     without = [t for t in study.trials if hyperparameter.name not in t.parameters]
     if without:
-        notes.append(f"{numerals.plural(len(without), 'trial')} without this hyperparameter.")
+        notes.append(f"{formatting.plural(len(without), 'trial')} without this hyperparameter.")
     return " ".join(notes)

@@ -9,14 +9,16 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import groups, isolation, numerals, objective_axis, references, svg
+from playbook_jax.analysis.data import formatting, groups
+from playbook_jax.analysis.data.hyperparameters import Hyperparameter
+from playbook_jax.analysis.data.study import Study
 from playbook_jax.analysis.figures import Figure, Group
 from playbook_jax.analysis.figures.hyperparameter_axes import describe, x_axis, x_of
-from playbook_jax.analysis.hyperparameters import Hyperparameter
-from playbook_jax.analysis.isolation import Slice
-from playbook_jax.analysis.objective_axis import ObjectiveAxis
-from playbook_jax.analysis.panel import Panel
-from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.render import objective_axis, reference_lines, svg
+from playbook_jax.analysis.render.objective_axis import ObjectiveAxis
+from playbook_jax.analysis.render.plot_frame import Panel
+from playbook_jax.analysis.stats import isolation
+from playbook_jax.analysis.stats.isolation import Slice
 
 ORDER = 5  # before the axes: it is about the study's question
 _CAP = 5  # half the width of an interval's ends
@@ -39,7 +41,7 @@ def draw(study: Study) -> Group | None:
         "isolation-plots",
         "Isolation plots",
         "The best trial of each value, the nuisance hyperparameters optimized away. The line is the "
-        f"{numerals.percent(isolation.LEVEL)} bootstrap interval: where the best might have come to lie "
+        f"{formatting.percent(isolation.LEVEL)} bootstrap interval: where the best might have come to lie "
         "had other trials been drawn; it never leads beyond the best.",
         tuple(figures),
         ("isolated", "complete", "baseline"),
@@ -60,7 +62,7 @@ def _plot(study: Study, h: Hyperparameter, parts: list[Slice]) -> Figure:
     label = f"best {shown.axis.label} for each value of {h.label}"
     drawn = [
         *_edges(panel, h, study),
-        *references.band(panel, study),
+        *reference_lines.band(panel, study),
         *panel.frame(),
         svg.element("g", "".join(dots), class_="dots faint") if dots else "",
         *[
@@ -83,7 +85,7 @@ def _plot(study: Study, h: Hyperparameter, parts: list[Slice]) -> Figure:
                 [
                     _note(parts, places, len(others) - len(inside)),
                     costs(parts),
-                    references.band_note(study),
+                    reference_lines.band_note(study),
                 ],
             )
         ),
@@ -95,7 +97,7 @@ def _objectives(study: Study, parts: list[Slice]) -> ObjectiveAxis:
     worse = [part.interval[0 if part.maximize else 1] for part in parts]
     bests = [part.best.objective for part in parts]
     ends = [end if math.isfinite(end) else best for end, best in zip(worse, bests, strict=True)]
-    ends += references.ends(study)
+    ends += reference_lines.ends(study)
     best, worst = (max(bests), min(bests)) if study.maximize else (min(bests), max(bests))
     shown = objective_axis.objectives(study.metric, np.array([best, *ends]), study.maximize)
     if shown.low <= worst <= shown.high:
@@ -112,7 +114,7 @@ def _baseline(panel: Panel, h: Hyperparameter, study: Study, shown: ObjectiveAxi
     if not math.isfinite(x):
         return []
     beyond = shown.is_beyond(study.baseline.objective, study.maximize)
-    return references.baseline(panel, study, float(panel.across(x)), beyond)
+    return reference_lines.baseline(panel, study, float(panel.across(x)), beyond)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +148,8 @@ def _x(panel: Panel, h: Hyperparameter, part: Slice) -> float:
     """Returns where the best of a slice is drawn: its own place, or the middle of its value's."""
     if not isolation.is_listed(h) or not h.levels:
         return float(panel.across(x_of(h, part.best)))
-    levels = [numerals.value(level) for level in h.levels]
-    return float(panel.across(levels.index(numerals.value(part.best.parameters[h.name]))))
+    levels = [formatting.value(level) for level in h.levels]
+    return float(panel.across(levels.index(formatting.value(part.best.parameters[h.name]))))
 
 
 def _best(part: Slice, place: _Place) -> str:
@@ -201,19 +203,21 @@ def _note(parts: list[Slice], places: list[_Place], left_out: int) -> str:
     notes = []
     beyond = [p.label for p, place in zip(parts, places, strict=True) if place.best_beyond]
     if beyond:
-        notes.append(f"Beyond the axis, as arrows: the best of {numerals.some(beyond, 4)}.")
+        notes.append(f"Beyond the axis, as arrows: the best of {formatting.some(beyond, 4)}.")
     open_ = [part.label for part in parts if not all(map(math.isfinite, part.interval))]
     ends = [p.label for p, place in zip(parts, places, strict=True) if place.end_beyond]
     ends = [label for label in ends if label not in beyond + open_]
     if ends:
         told = "interval of" if len(ends) == 1 else "intervals of"
         end = "ends" if len(ends) == 1 else "end"
-        notes.append(f"The {told} {numerals.some(ends, 4)} {end} beyond the axis.")
+        notes.append(f"The {told} {formatting.some(ends, 4)} {end} beyond the axis.")
     if open_:
         notes.append(
-            f"So many trials of {numerals.some(open_, 4)} failed that the interval has no end."
+            f"So many trials of {formatting.some(open_, 4)} failed that the interval has no end."
         )
     if left_out:
         are = "is" if left_out == 1 else "are"
-        notes.append(f"{numerals.plural(left_out, 'other trial')} beyond the axis {are} not drawn.")
+        notes.append(
+            f"{formatting.plural(left_out, 'other trial')} beyond the axis {are} not drawn."
+        )
     return " ".join(notes)

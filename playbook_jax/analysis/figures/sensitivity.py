@@ -1,9 +1,11 @@
 """What each hyperparameter explains of the differences between trials, as bars."""
 
-from playbook_jax.analysis import numerals, sensitivity, svg
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study
 from playbook_jax.analysis.figures import Figure, Group
-from playbook_jax.analysis.sensitivity import Effect
-from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.render import svg
+from playbook_jax.analysis.stats import sensitivity
+from playbook_jax.analysis.stats.sensitivity import Effect
 
 ORDER = 18
 MOST = 20  # bars; what explains less is left out
@@ -28,7 +30,7 @@ def draw(study: Study) -> Group | None:
         "",
         "",
         svg.picture(WIDTH, height, label, [*parts, base], "svg-sensitivity"),
-        f"All together predict {numerals.percent(found.quality)} of the differences between trials that "
+        f"All together predict {formatting.percent(found.quality)} of the differences between trials that "
         "were left out of the fit.",
     )
     return Group(
@@ -43,7 +45,7 @@ def draw(study: Study) -> Group | None:
 def _bar(row: int, effect: Effect, scale: float) -> list[str]:
     y, width = float(TOP + row * ROW), max(1.5, scale * effect.share)
     name = effect.label if len(effect.label) <= _LETTERS else effect.label[: _LETTERS - 1] + "…"
-    words = numerals.percent(effect.share)
+    words = formatting.percent(effect.share)
     words += "" if effect.matters else ", within noise" if effect.noise else ", may matter or not"
     text_y = y + BAR / 2 + 4
     return [

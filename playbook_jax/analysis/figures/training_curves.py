@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import axes, groups, numerals, objective_axis, references, svg
+from playbook_jax.analysis.data import formatting, groups
+from playbook_jax.analysis.data.study import Study, Trial
 from playbook_jax.analysis.figures import Figure, Group
-from playbook_jax.analysis.panel import Panel
-from playbook_jax.analysis.study import Study, Trial
+from playbook_jax.analysis.render import axes, objective_axis, reference_lines, svg
+from playbook_jax.analysis.render.plot_frame import Panel
 
 ORDER = 20
 POINTS = 40_000  # in one plot: what keeps the page of 1,000 trials small
@@ -83,8 +84,8 @@ def plots(
     last = max(float(trial.evaluations["step"][-1]) for trial in drawn)
     figures = []
     for metric in metrics:
-        unit = " (%)" if numerals.is_rate(metric) else ""
-        y_axis = dataclasses.replace(shown.axis, label=numerals.metric_label(metric) + unit)
+        unit = " (%)" if formatting.is_rate(metric) else ""
+        y_axis = dataclasses.replace(shown.axis, label=formatting.metric_label(metric) + unit)
         panel = Panel(axes.linear(0, last, "step", most=5), y_axis, right=36)
         figures.append(plot(study, metric, drawn, panel))
     return [dataclasses.replace(figures[0], starts_row=True), *figures[1:]]
@@ -104,7 +105,7 @@ def _plot(study: Study, metric: str, drawn: Sequence[Trial], panel: Panel) -> Fi
     thin = " crowd" if len(drawn) > CROWD else " many" if len(drawn) > MANY else ""
     parts = [
         clip_area(panel, metric),
-        *(references.band(panel, study) if metric == study.metric else []),
+        *(reference_lines.band(panel, study) if metric == study.metric else []),
         *panel.frame(),
         svg.element(
             "g", "".join(behind + ends), class_=f"curves{thin}", clip_path=f"url(#{_clip(metric)})"
@@ -118,7 +119,7 @@ def _plot(study: Study, metric: str, drawn: Sequence[Trial], panel: Panel) -> Fi
 
 def figure(panel: Panel, metric: str, told: str, parts: Sequence[str]) -> Figure:
     """Returns the plot of a metric against the step, of its parts."""
-    label = f"{numerals.metric_label(metric)} against step, {told}"
+    label = f"{formatting.metric_label(metric)} against step, {told}"
     picture = svg.picture(panel.width, panel.height, label, parts, f"svg-{_clip(metric)}")
     return Figure(f"curve-{metric.replace('/', '-')}", "", "", picture)
 

@@ -15,8 +15,8 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 
-from playbook_jax.analysis.proposals import Proposal
-from playbook_jax.analysis.study import Study
+from playbook_jax.analysis.data.proposals import Proposal
+from playbook_jax.analysis.data.study import Study
 
 FINE, LOOK, ACT, CANNOT_TELL = VERDICTS = ("fine", "look", "act", "cannot tell")
 
@@ -106,7 +106,7 @@ def check(study: Study) -> list[Finding]:
 
     What was decided otherwise, see `decisions`, none of them asks for.
     """
-    from playbook_jax.analysis import decisions  # it needs to know what a finding is
+    from playbook_jax.analysis.stats import decisions  # it needs to know what a finding is
 
     modules = [
         importlib.import_module(f"{__name__}.{module.name}")

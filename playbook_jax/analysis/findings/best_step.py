@@ -5,7 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from playbook_jax.analysis import failed, numerals, remedies
+from playbook_jax.analysis.data import failed, formatting
+from playbook_jax.analysis.data.proposals import SET, Proposal
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import (
     ACT,
     CANNOT_TELL,
@@ -17,10 +20,8 @@ from playbook_jax.analysis.findings import (
     training_fit,
     works,
 )
-from playbook_jax.analysis.proposals import SET, Proposal
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
-from playbook_jax.studies import conditions
+from playbook_jax.analysis.stats import stability_fixes
+from playbook_jax.studies.space import conditions
 
 ORDER = 40
 
@@ -90,7 +91,7 @@ def check(study: Study) -> list[Finding]:
     """
     complete = [trial for trial in study.learned or study.ranked if trial.step > 0]
     if len(complete) < FEWEST.of(study):
-        text = f"{numerals.plural(len(complete), 'complete trial')}: too few to call it a habit."
+        text = f"{formatting.plural(len(complete), 'complete trial')}: too few to call it a habit."
         return [_finding(study, CANNOT_TELL, text if complete else "No trial is complete.")]
     trials = complete[: max(FEWEST.of(study), math.ceil(BETTER.of(study) * len(complete)))]
     places = np.array([trial.best_step / trial.step for trial in trials])
@@ -98,12 +99,12 @@ def check(study: Study) -> list[Finding]:
     if np.all(places <= EARLY.of(study)):
         steps = round_up(2 * max(trial.best_step for trial in trials))
         text = "The best step is always in the first tenth of the run: far too many steps."
-        action = f"Set max_train_steps to {numerals.count(steps)} or so, and run the study again."
+        action = f"Set max_train_steps to {formatting.count(steps)} or so, and run the study again."
         return [_finding(study, ACT, text, evidence, action, propose(study, steps))]
     if np.mean(places <= EARLY.of(study)) >= CONSISTENT.of(study):
         steps = round_up(2 * max(trial.best_step for trial in trials))
         text = "Most best steps are in the first tenth of the run: perhaps too many steps."
-        action = f"If the curves of the others agree, set max_train_steps to {numerals.count(steps)} or so."
+        action = f"If the curves of the others agree, set max_train_steps to {formatting.count(steps)} or so."
         return [_finding(study, LOOK, text, evidence, action, propose(study, steps, sure=False))]
     if np.mean(places >= LATE.of(study)) >= CONSISTENT.of(study):
         return [_late(study, trials, evidence)]
@@ -117,16 +118,16 @@ def _late(study: Study, trials: list[Trial], evidence: list[str]) -> Finding:
     gains = [(trial, gain, noise) for trial, gain, noise in gains if np.isfinite(gain + noise)]
     if gains:
         told = [
-            f"trial {trial.number} {numerals.metric(study.metric, gain)} (evaluations scatter by "
-            f"{numerals.metric(study.metric, noise)})"
+            f"trial {trial.number} {formatting.metric(study.metric, gain)} (evaluations scatter by "
+            f"{formatting.metric(study.metric, noise)})"
             for trial, gain, noise in gains
         ]
-        evidence = [*evidence, f"In the last quarter the best gained: {numerals.join(told)}."]
+        evidence = [*evidence, f"In the last quarter the best gained: {formatting.join(told)}."]
         if all(gain <= NOISES.of(study) * noise for _, gain, noise in gains):
             text = "The best steps are late, but the last quarter gains no more than evaluations scatter."
             return _finding(study, FINE, text, evidence)
     more = round_up(2 * max(trial.step for trial in trials))
-    steps = numerals.count(more)
+    steps = formatting.count(more)
     if all(decays_to_zero(study, trial) for trial in trials):
         short = _too_short(study, trials)
         if short and _rates_are_off(study):
@@ -176,11 +177,11 @@ def _too_short(study: Study, trials: list[Trial]) -> str:
     if not gaps or sum(gap.closed(study) for gap in gaps) <= len(gaps) / 2:
         return ""
     told = [
-        f"{numerals.percent(gap.train / gap.validation)} in trial {gap.trial}"
+        f"{formatting.percent(gap.train / gap.validation)} in trial {gap.trial}"
         for gap in gaps
         if gap.validation
     ]
-    return f"At the end training has, of the error in validation: {numerals.join(told)}."
+    return f"At the end training has, of the error in validation: {formatting.join(told)}."
 
 
 def _rates_are_off(study: Study) -> bool:
@@ -190,7 +191,9 @@ def _rates_are_off(study: Study) -> bool:
     self-deception possible.
     """
     crowded = [f for f in boundary.check(study) if f.verdict in (ACT, LOOK)]
-    return any(conditions.path(p.name) == remedies.RATE for f in crowded for p in f.proposals)
+    return any(
+        conditions.path(p.name) == stability_fixes.RATE for f in crowded for p in f.proposals
+    )
 
 
 def untuned(study: Study) -> str:
@@ -204,7 +207,7 @@ def untuned(study: Study) -> str:
         not failed.stood_still(study, trial) for trial in study.failures
     )
     if len(study.learned) < works.LEAST.of(study) * ended:
-        return f"only {numerals.share(len(study.learned), ended)} trials train"
+        return f"only {formatting.share(len(study.learned), ended)} trials train"
     return "the best trials crowd a bound of the learning rate" if _rates_are_off(study) else ""
 
 
@@ -248,7 +251,7 @@ def _late_gain(study: Study, trial: Trial) -> tuple[float, float]:
 
 def _distribution(study: Study, places: np.ndarray, complete: int) -> str:
     early, late = int(np.sum(places <= EARLY.of(study))), int(np.sum(places >= LATE.of(study)))
-    lowest, median, highest = (numerals.percent(np.quantile(places, q)) for q in (0, 0.5, 1))
+    lowest, median, highest = (formatting.percent(np.quantile(places, q)) for q in (0, 0.5, 1))
     return (
         f"Of the better {len(places)} of {complete} complete trials, {early} had the best step in the first "
         f"tenth of the run and {late} in the last quarter; the median is at {median} of the run, the "
@@ -260,7 +263,7 @@ def _first_evaluation(study: Study, trials: list[Trial]) -> list[str]:
     firsts = [t.evaluations["step"][0] / t.step for t in trials if "step" in t.evaluations]
     if firsts and min(firsts) > EARLY.of(study):
         return [
-            f"The first evaluation is at {numerals.percent(min(firsts))} of the run: earlier best "
+            f"The first evaluation is at {formatting.percent(min(firsts))} of the run: earlier best "
             "steps would not be seen (eval_every_steps)."
         ]
     return []

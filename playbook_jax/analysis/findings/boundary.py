@@ -2,7 +2,7 @@
 
 Over 200 simulated studies of 20 trials and four hyperparameters each, noise a third of the effect, the
 verdict ACT came at a wrong bound in at most 5 %, and was missed in 10 % where the optimum lies outside
-the space (100 trials: 3 % and 1 %); tests/test_analysis_boundary.py repeats a short version. With the
+the space (100 trials: 3 % and 1 %); tests/analysis/test_boundary.py repeats a short version. With the
 optimum inside but in the outer fifth it comes in a third of the studies, which we count as right.
 """
 
@@ -10,14 +10,15 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import crowding, directions, numerals
-from playbook_jax.analysis.crowding import Crowd, Field
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.hyperparameters import HIGH, LOW, SIDES, Hyperparameter
+from playbook_jax.analysis.data.proposals import EXTEND, Proposal
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, retrain_noise
-from playbook_jax.analysis.hyperparameters import HIGH, LOW, SIDES, Hyperparameter
-from playbook_jax.analysis.proposals import EXTEND, Proposal
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
-from playbook_jax.studies.search_space import Range
+from playbook_jax.analysis.stats import boundary_clustering, directions
+from playbook_jax.analysis.stats.boundary_clustering import Crowd, Field
+from playbook_jax.studies.space.search_space import Range
 
 ORDER = 30
 
@@ -118,7 +119,7 @@ def check(study: Study) -> list[Finding]:
 def _enough(field: Field, axis: Hyperparameter, axes: int) -> bool:
     """Says whether enough trials have a hyperparameter for a crowd at a bound to be no chance."""
     weakest = LOOK_FACTOR.of(field.study) * CHANCE.of(field.study) / (2 * axes)
-    return crowding.least_chance(len(_along(field, axis)[0])) <= weakest
+    return boundary_clustering.least_chance(len(_along(field, axis)[0])) <= weakest
 
 
 def _along(field: Field, axis: Hyperparameter) -> tuple[list[Trial], np.ndarray]:
@@ -168,14 +169,14 @@ def extended(axis: Hyperparameter, side: str) -> float | int | None:
     elif space.scale == "one_minus_log":
         new = round(1 - float(f"{1 - new:.2g}"), 12)
     else:
-        new = float(numerals.number(new, 6))
+        new = float(formatting.number(new, 6))
     return None if new == bound else new
 
 
 def _suspicious(
     field: Field, axis: Hyperparameter, side: str, crowd: Crowd, verdict: str, axes: int
 ) -> Finding:
-    bound = numerals.value(axis.bound(side))
+    bound = formatting.value(axis.bound(side))
     verb = {ACT: "crowd", LOOK: "may crowd"}[verdict]
     return Finding(
         question=QUESTION,
@@ -205,7 +206,7 @@ def _at_its_limit(axis: Hyperparameter, side: str) -> bool:
 
 
 def _widen(axis: Hyperparameter, side: str) -> str:
-    bound, beyond = numerals.value(axis.bound(side)), "below" if side == LOW else "above"
+    bound, beyond = formatting.value(axis.bound(side)), "below" if side == LOW else "above"
     if _at_its_limit(axis, side):
         return (
             f"Nothing lies {beyond} {bound}: fix {axis.label} there, or sample it on a scale that "
@@ -215,9 +216,7 @@ def _widen(axis: Hyperparameter, side: str) -> str:
     if new is None:
         return f"Run another study that also lists values of {axis.label} {beyond} {bound}."
     low, high = (new, axis.bound(HIGH)) if side == LOW else (axis.bound(LOW), new)
-    return (
-        f"Run another study with {axis.label} from {numerals.value(low)} to {numerals.value(high)}."
-    )
+    return f"Run another study with {axis.label} from {formatting.value(low)} to {formatting.value(high)}."
 
 
 def _look(axis: Hyperparameter, side: str) -> str:
@@ -228,22 +227,22 @@ def _look(axis: Hyperparameter, side: str) -> str:
 def _evidence(field: Field, axis: Hyperparameter, side: str, crowd: Crowd, axes: int) -> list[str]:
     trials, places = _along(field, axis)
     few, number = trials[: crowd.few], len(trials)
-    values = numerals.join([numerals.value(t.parameters.get(axis.name)) for t in few])
+    values = formatting.join([formatting.value(t.parameters.get(axis.name)) for t in few])
     end = 0.0 if side == LOW else 1.0
     distances = np.abs(places - end)[: crowd.few]
     others = (
         f"With the effects of the other hyperparameters taken out, the median of the best {crowd.few} is "
-        f"{numerals.percent(crowd.depth)}. "
+        f"{formatting.percent(crowd.depth)}. "
     )
     told = [
         f"The best {crowd.few} of {number} complete trials{' that have it' if '@' in axis.name else ''}, "
-        f"{numerals.trials([t.number for t in few])}, have {axis.label} {values}; "
-        f"the bound is {numerals.value(axis.bound(side))}.",
-        f"Their distance from the bound is {numerals.percent(distances[0])} of the axis for the best one, "
-        f"and {numerals.percent(np.median(distances))} in the median.",
+        f"{formatting.trials([t.number for t in few])}, have {axis.label} {values}; "
+        f"the bound is {formatting.value(axis.bound(side))}.",
+        f"Their distance from the bound is {formatting.percent(distances[0])} of the axis for the best one, "
+        f"and {formatting.percent(np.median(distances))} in the median.",
         f"{others if field.adjusted else ''}Drawn at random, as many trials lie so close to that "
-        f"bound with probability {numerals.probability(crowd.chance)}; among {2 * axes} bounds, it is "
-        f"remarkable from {numerals.probability(CHANCE.of(field.study) / (2 * axes))}.",
+        f"bound with probability {formatting.probability(crowd.chance)}; among {2 * axes} bounds, it is "
+        f"remarkable from {formatting.probability(CHANCE.of(field.study) / (2 * axes))}.",
     ]
     told += _noise(field, axis, end)
     if not crowd.improving:
@@ -265,7 +264,7 @@ def _noise(field: Field, axis: Hyperparameter, end: float) -> list[str]:
     lost = study.costs(away[:1])[0] - study.costs(trials[:1])[0]
     text = (
         f"The best trial away from that bound, {away[0].number}, is worse by "
-        f"{numerals.metric(study.metric, lost)}, {numerals.number(lost / study.retrain.sd, 2)} standard "
+        f"{formatting.metric(study.metric, lost)}, {formatting.number(lost / study.retrain.sd, 2)} standard "
         "deviations of the retrain noise"
     )
     if retrain_noise.alike(study):
@@ -274,22 +273,22 @@ def _noise(field: Field, axis: Hyperparameter, end: float) -> list[str]:
 
 
 def _fine(field: Field, axes: list[Hyperparameter], seen: list[Hyperparameter]) -> Finding:
-    number = crowding.few(len(field.trials))
+    number = boundary_clustering.few(len(field.trials))
     trials = [trial.number for trial in field.trials[:number]]
     evidence = [
-        f"The best {number} of {len(field.trials)} complete trials, {numerals.trials(trials)}, crowd "
+        f"The best {number} of {len(field.trials)} complete trials, {formatting.trials(trials)}, crowd "
         f"none of {2 * len(seen)} bounds more than chance would make them."
     ]
     unseen = [axis.label for axis in axes if axis not in seen]
     if unseen:
-        evidence.append(f"Too few trials have {numerals.some(unseen, 5)} to tell.")
+        evidence.append(f"Too few trials have {formatting.some(unseen, 5)} to tell.")
     near = _near_the_best(field, axes)
     if near:
         chance = 1 - (1 - 2 * OUTER.of(field.study)) ** len(axes)
         evidence.append(
-            f"Trial {trials[0]}, the best, lies in the outer tenth of {numerals.some(near, 4)}, but the "
+            f"Trial {trials[0]}, the best, lies in the outer tenth of {formatting.some(near, 4)}, but the "
             f"next best do not. A trial placed at random is so near to some bound with probability "
-            f"{numerals.percent(chance)}."
+            f"{formatting.percent(chance)}."
         )
     return Finding(
         question=QUESTION,
@@ -310,20 +309,20 @@ def _near_the_best(field: Field, axes: list[Hyperparameter]) -> list[str]:
         unit = axis.unit(value)
         for side, distance in zip(SIDES, (unit, 1 - unit), strict=True):
             if distance <= OUTER.of(field.study):
-                bound = numerals.value(axis.bound(side))
-                near.append(f"{axis.label} ({numerals.value(value)}, {side} bound {bound})")
+                bound = formatting.value(axis.bound(side))
+                near.append(f"{axis.label} ({formatting.value(value)}, {side} bound {bound})")
     return near
 
 
 def _too_few(study: Study, axes: int) -> Finding:
     trials, bounds = (
-        numerals.plural(len(study.ranked), "complete trial"),
-        numerals.plural(2 * axes, "bound"),
+        formatting.plural(len(study.ranked), "complete trial"),
+        formatting.plural(2 * axes, "bound"),
     )
     more = (
         ""
         if study.unfinished
-        else f"Run more trials ({study.more_trials(numerals.count(2 * len(study.trials)))})."
+        else f"Run more trials ({study.more_trials(formatting.count(2 * len(study.trials)))})."
     )
     return _cannot_tell(
         f"{trials}, {bounds}: with so few, the best lie near some bound whatever the truth.", more

@@ -1,9 +1,10 @@
 """How many of the updates does gradient clipping touch?"""
 
-from playbook_jax.analysis import numerals, remedies
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import stability_fixes
 
 ORDER = 16
 
@@ -38,30 +39,30 @@ def check(study: Study) -> list[Finding]:
     if not known:
         return [_finding(CANNOT_TELL, "It was not recorded how many updates were clipped.")]
     told = [
-        f"{numerals.percent(t.records.clipped_fraction)} in trial {t.number} (clip_norm "
-        f"{numerals.value(threshold(study, t))})"
+        f"{formatting.percent(t.records.clipped_fraction)} in trial {t.number} (clip_norm "
+        f"{formatting.value(threshold(study, t))})"
         for t in known
     ]
-    evidence = [numerals.sentence(f"Updates clipped: {'; '.join(told)}"), *_norms(known[:1])]
+    evidence = [formatting.sentence(f"Updates clipped: {'; '.join(told)}"), *_norms(known[:1])]
     above = [t for t in known if t.records.clipped_fraction > AGGRESSIVE.of(study)]
     if not above:
         text = "Of the best trials, none has more than half of its updates clipped."
         return [_finding(FINE, text, evidence)]
     best = above[0] is study.best
-    names = numerals.trials([t.number for t in above])
+    names = formatting.trials([t.number for t in above])
     verb = "has" if len(above) == 1 else "have"
-    text = f"{numerals.sentence(names)[:-1]} {verb} more than half of the updates clipped."
+    text = f"{formatting.sentence(names)[:-1]} {verb} more than half of the updates clipped."
     action = (
         "Cut the learning rate instead: such clipping does little else. Or try a threshold just above the "
         "typical norm"
     )
     at = known[0].records.percentiles.get(PERCENTILE)
     if at is not None:
-        action += f", {numerals.number(at, 2)}"
+        action += f", {formatting.number(at, 2)}"
     # One of the best few may be clipped so by luck: it takes most of them.
     most = best and 2 * len(above) > len(leaders)
     verdict = ACT if most else LOOK
-    proposals = remedies.clip_less(study, above[0]) if most else ()
+    proposals = stability_fixes.clip_less(study, above[0]) if most else ()
     numbers = tuple(t.number for t in above)
     return [_finding(verdict, text, evidence, f"{action}.", numbers, proposals)]
 
@@ -79,10 +80,10 @@ def _norms(trials: list[Trial]) -> list[str]:
         if PERCENTILE in percentiles:
             told.append(
                 f"Trial {trial.number}, the best: the 90th percentile of its gradient norms, a threshold "
-                f"to begin with, is {numerals.number(percentiles[PERCENTILE])}"
+                f"to begin with, is {formatting.number(percentiles[PERCENTILE])}"
                 + (
-                    f" (median {numerals.number(percentiles[50])}, largest "
-                    f"{numerals.number(percentiles[100])})."
+                    f" (median {formatting.number(percentiles[50])}, largest "
+                    f"{formatting.number(percentiles[100])})."
                     if {50, 100} <= set(percentiles)
                     else "."
                 )

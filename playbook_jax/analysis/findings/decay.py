@@ -2,14 +2,16 @@
 
 Over 200 simulated studies of 20 trials with a constant rate, the verdict ACT came in 4 % where late
 evaluations scatter a third as much as the trials differ, and was missed in 7 % where they scatter as much
-(100 trials: 1 % and none); scripts/benchmark_findings.py measures it.
+(100 trials: 1 % and none); benchmarks/findings.py measures it.
 """
 
 import dataclasses
 import math
 
 from playbook_jax import config as config_lib
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import (
     ACT,
     CANNOT_TELL,
@@ -20,8 +22,6 @@ from playbook_jax.analysis.findings import (
     best_step,
     late_variance,
 )
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 54  # before the scatter late in training, which it may explain
 
@@ -69,8 +69,10 @@ def check(study: Study) -> list[Finding]:
                 f"Where the schedule {study.base(late_variance.SCHEDULE)} ends is not known.",
             )
         ]
-    told = [f"{numerals.percent(part)} in trial {number}" for number, part in known.items()]
-    evidence = [f"At the end of the run the learning rate is, of its peak: {numerals.join(told)}."]
+    told = [f"{formatting.percent(part)} in trial {number}" for number, part in known.items()]
+    evidence = [
+        f"At the end of the run the learning rate is, of its peak: {formatting.join(told)}."
+    ]
     flat = [number for number, part in known.items() if part > LEAST.of(study)]
     if known.get(leaders[0].number, 0.0) <= LEAST.of(study) or 2 * len(flat) <= len(known):
         return [_finding(FINE, "The learning rate of the best trials decays.", evidence)]

@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import numerals, remedies
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import stability_fixes
 
 ORDER = 12
 
@@ -92,19 +93,17 @@ def check(study: Study) -> list[Finding]:
         text = "The training loss of the best trials falls from the first steps on."
         return [_finding(FINE, text, trials=tuple(b.trial for b in measured))]
     evidence = [
-        f"Trial {b.trial}: the loss is {numerals.number(b.first)} at first and {numerals.number(b.peak)} "
-        f"at step {numerals.count(b.step)} (mean of {WIDTH} steps)"
+        f"Trial {b.trial}: the loss is {formatting.number(b.first)} at first and {formatting.number(b.peak)} "
+        f"at step {formatting.count(b.step)} (mean of {WIDTH} steps)"
         + (", before any evaluation." if b.hidden else ".")
         for b in rising
     ]
-    text = (
-        f"The training loss rises early and recovers: {numerals.trials([b.trial for b in rising])}."
-    )
+    text = f"The training loss rises early and recovers: {formatting.trials([b.trial for b in rising])}."
     if all(b.hidden for b in rising):
         text = f"{text[:-1]}, unseen by the evaluations."
     verdict = ACT if max(b.part for b in rising) >= ACT_PART.of(study) else LOOK
     trials = tuple(b.trial for b in rising)
-    return [_finding(verdict, text, evidence, _mend(study), trials, remedies.early(study))]
+    return [_finding(verdict, text, evidence, _mend(study), trials, stability_fixes.early(study))]
 
 
 def measure(study: Study, trial: Trial) -> Bump | None:

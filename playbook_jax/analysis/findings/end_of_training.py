@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from playbook_jax.analysis import curve_shapes, curves, numerals
-from playbook_jax.analysis.curves import Curve
+from playbook_jax.analysis.data import curves, formatting
+from playbook_jax.analysis.data.curves import Curve
+from playbook_jax.analysis.data.proposals import Proposal
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, best_step
-from playbook_jax.analysis.proposals import Proposal
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import curve_shapes
 
 ORDER = 45
 
@@ -93,13 +94,13 @@ def check(study: Study) -> list[Finding]:
         return [_finding(CANNOT_TELL, text)]
     improving = [e for e in ends if e.improving]
     told = [
-        f"{numerals.metric(study.metric, abs(e.fallen))} {'better' if e.fallen >= 0 else 'worse'} in trial "
+        f"{formatting.metric(study.metric, abs(e.fallen))} {'better' if e.fallen >= 0 else 'worse'} in trial "
         f"{e.trial}"
         for e in ends[:4]
     ]
     evidence = [
-        f"In the last fifth of the run the {numerals.metric_label(study.metric)} is, against the fifth "
-        f"before: {numerals.join(told)}."
+        f"In the last fifth of the run the {formatting.metric_label(study.metric)} is, against the fifth "
+        f"before: {formatting.join(told)}."
     ]
     trials = tuple(e.trial for e in ends)
     if len(improving) >= MOST.of(study) * len(ends):
@@ -168,12 +169,12 @@ def _saturated(
 ) -> Finding:
     at = max(e.settled for e in ends)
     evidence.append(
-        f"In none of them validation or training moves any more after {numerals.percent(at)} of the run."
+        f"In none of them validation or training moves any more after {formatting.percent(at)} of the run."
     )
     already = any(f.action for f in best_step.check(study))
     last = max(t.step for t in study.trials if t.number in trials)
     fewer = best_step.round_up(round(1.5 * at * last))
-    steps = numerals.count(fewer)
+    steps = formatting.count(fewer)
     # In doubt, train longer: so it is for the reader to decide.
     proposals = () if already else best_step.propose(study, fewer, sure=False)
     return _finding(

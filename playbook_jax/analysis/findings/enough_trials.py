@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import best_of, curve_shapes, curves, numerals
+from playbook_jax.analysis.data import curves, formatting
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import best_of, curve_shapes
 
 ORDER = 35
 
@@ -56,30 +57,28 @@ def check(study: Study) -> list[Finding]:
     whole, study = study, study.drawn
     number = len(study.learned)
     if number < FEWEST:
-        text = f"{numerals.plural(number, 'complete trial')}: too few to tell a good region."
+        text = f"{formatting.plural(number, 'complete trial')}: too few to tell a good region."
         more = "" if study.unfinished or not number else _more(whole)
         return [_finding(CANNOT_TELL, text if number else "No trial is complete.", action=more)]
     costs, width = study.costs(study.learned), tolerance(whole)
     edge = whole.costs([whole.best])[0] + width
     good = [t.number for t, c in zip(study.learned, costs, strict=True) if c <= edge]
-    named = f": {numerals.trials(good)}" if good else ""
+    named = f": {formatting.trials(good)}" if good else ""
     evidence = [
-        f"Within {numerals.metric(study.metric, width)}{_measured(study)} of the best "
-        f"{numerals.metric_label(study.metric)} lie {numerals.count(len(good))} of "
-        f"{numerals.count(number)} complete trials{named}.",
+        f"Within {formatting.metric(study.metric, width)}{_measured(study)} of the best "
+        f"{formatting.metric_label(study.metric)} lie {formatting.count(len(good))} of "
+        f"{formatting.count(number)} complete trials{named}.",
         *_baseline(whole),
         _growth(study),
     ]
     ended = len(study.ended)
     if len(good) >= GOOD.of(study):
-        text = (
-            f"{numerals.count(len(good))} trials of {numerals.count(ended)} are in the good region."
-        )
+        text = f"{formatting.count(len(good))} trials of {formatting.count(ended)} are in the good region."
         return [_finding(FINE, text, evidence, trials=tuple(good))]
     if not good:
-        text = f"None of {numerals.count(ended)} trials that were drawn comes near the baseline."
+        text = f"None of {formatting.count(ended)} trials that were drawn comes near the baseline."
         return [_finding(LOOK, text, evidence, "" if whole.unfinished else _more(whole))]
-    alone = f"Only {numerals.trials(good)} of {numerals.count(ended)}"
+    alone = f"Only {formatting.trials(good)} of {formatting.count(ended)}"
     text = f"{alone} {'is' if len(good) == 1 else 'are'} in the good region: it is hardly sampled."
     action = "" if study.unfinished else _more(whole)
     return [_finding(LOOK, text, evidence, action, tuple(good))]
@@ -107,7 +106,7 @@ def draws(study: Study) -> tuple[np.ndarray, int]:
 def _measured(study: Study) -> str:
     if study.retrain is None or not study.retrain.sd:
         return ""
-    return f" ({numerals.number(NOISES.of(study))} standard deviations of the retrain noise)"
+    return f" ({formatting.number(NOISES.of(study))} standard deviations of the retrain noise)"
 
 
 def _baseline(study: Study) -> list[str]:
@@ -115,8 +114,10 @@ def _baseline(study: Study) -> list[str]:
     if study.baseline not in study.ranked:
         return []
     better = study.ranked.index(study.baseline)
-    shown = numerals.metric(study.metric, study.baseline.objective)
-    told = f"{numerals.count(better)} of {numerals.count(len(study.ranked) - 1)} others are better"
+    shown = formatting.metric(study.metric, study.baseline.objective)
+    told = (
+        f"{formatting.count(better)} of {formatting.count(len(study.ranked) - 1)} others are better"
+    )
     return [
         f"Not counted: trial 0 is the baseline and was not drawn; it came to {shown}, and "
         f"{told if better else 'no other trial is better'}."
@@ -130,14 +131,14 @@ def _growth(study: Study) -> str:
     sign = -1 if study.maximize else 1
     number = len(costs) + failures
     return (
-        f"The best of half as many trials is {numerals.metric(metric, sign * growth.half)} on average, of "
-        f"all {numerals.count(number)} it is {numerals.metric(metric, sign * growth.best)}; twice as many "
-        f"would gain about {numerals.metric(metric, growth.gain)} more, if they go on as they did."
+        f"The best of half as many trials is {formatting.metric(metric, sign * growth.half)} on average, of "
+        f"all {formatting.count(number)} it is {formatting.metric(metric, sign * growth.best)}; twice as "
+        f"many would gain about {formatting.metric(metric, growth.gain)} more, if they go on as they did."
     )
 
 
 def _more(study: Study) -> str:
-    number = numerals.count(2 * len(study.trials))
+    number = formatting.count(2 * len(study.trials))
     return (
         f"Run more trials ({study.more_trials(number)}), shrink the search space around the best, or ask for "
         "less."

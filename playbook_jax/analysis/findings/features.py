@@ -5,7 +5,7 @@ and never a remedy that is in force (see `in_force`). Over 40 simulated studies 
 the edge above which training fails was said to be able to go in none (20 and 60 trials); a feature that
 gains three times the noise, beside a learning rate with an effect of 30 times, in 5 % of 20 trials and none
 of 60. What does nothing was recognised in 55 % of 20 trials.
-scripts/benchmark_findings.py measures it.
+benchmarks/findings.py measures it.
 """
 
 import math
@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from playbook_jax.analysis import feasible, features, gains, in_force, numerals, sensitivity
+from playbook_jax.analysis.data import features, formatting
+from playbook_jax.analysis.data.hyperparameters import Hyperparameter, units
+from playbook_jax.analysis.data.proposals import SET, Proposal
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.hyperparameters import Hyperparameter, units
-from playbook_jax.analysis.proposals import SET, Proposal
-from playbook_jax.analysis.sensitivity import Effect, Sensitivity
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import feasible, gains, in_force, sensitivity
+from playbook_jax.analysis.stats.sensitivity import Effect, Sensitivity
 
 ORDER = 97  # after what matters, which it follows from
 
@@ -52,7 +53,7 @@ def check(study: Study) -> list[Finding]:
         return [_finding(FINE, "No feature's strength varies down to off, so none is judged.")]
     found = sensitivity.analyze(study)
     if found is None:
-        names = numerals.some([h.label for h in tried], 5)
+        names = formatting.some([h.label for h in tried], 5)
         text = f"Whether {names} can go cannot be told: so few trials do not show what matters."
         return [_finding(CANNOT_TELL, text if study.learned else "No trial is complete.")]
     surface = gains.Surface(study, sensitivity.varying(study))
@@ -61,11 +62,11 @@ def check(study: Study) -> list[Finding]:
     can_go = [h for h, (goes, _) in zip(tried, told, strict=True) if goes]
     if not can_go:
         return [_finding(FINE, "No feature is shown to be without use.", evidence)]
-    names = numerals.some([h.label for h in can_go], 5)
+    names = formatting.some([h.label for h in can_go], 5)
     on = [h for h in can_go if study.best.parameters.get(h.name) != features.OFF]
     action = (
-        f"Set {numerals.join([h.label for h in on])} to 0, and check it by replicates of the best trial with "
-        "and without before it is adopted."
+        f"Set {formatting.join([h.label for h in on])} to 0, and check it by replicates of the best trial "
+        "with and without before it is adopted."
         if on
         else ""
     )
@@ -82,11 +83,11 @@ def _weakest(study: Study, h: Hyperparameter) -> str:
     if features.weak_end(h.name) == "low":
         if low == features.OFF:
             return "off"
-        return f"at {numerals.value(low)}" if high >= NEAR_OFF.of(study) * low > 0 else ""
+        return f"at {formatting.value(low)}" if high >= NEAR_OFF.of(study) * low > 0 else ""
     # Of a threshold the largest is weakest, unless it has a zero, which is off.
     if low == features.OFF:
         return "off" if h.levels else ""
-    return f"at {numerals.value(high)}" if high >= NEAR_OFF.of(study) * low else ""
+    return f"at {formatting.value(high)}" if high >= NEAR_OFF.of(study) * low else ""
 
 
 def _judge(
@@ -111,8 +112,8 @@ def _judge(
     what = "the retrain noise" if study.retrain is not None else "what scatters between like trials"
     if most <= worth:
         return True, (
-            f"Without {h.label} ({weakest}), at most {numerals.number(most, 2)} standard deviations of "
-            f"{what} are lost ({numerals.percent(gains.LEVEL)} sure)."
+            f"Without {h.label} ({weakest}), at most {formatting.number(most, 2)} standard deviations of "
+            f"{what} are lost ({formatting.percent(gains.LEVEL)} sure)."
         )
     if effect.matters and effect.good is not None and not _reaches(h, effect.good):
         return False, f"{h.label} earns its place: {weakest} it is worse."
@@ -122,8 +123,8 @@ def _judge(
             f"What {h.label} gains cannot be told: no trial that trained has it {weakest}.",
         )
     return False, (
-        f"Without {h.label} ({weakest}), up to {numerals.number(most, 2)} standard deviations of {what} "
-        f"may be lost ({numerals.percent(gains.LEVEL)} sure): more than {numerals.number(worth, 2)}."
+        f"Without {h.label} ({weakest}), up to {formatting.number(most, 2)} standard deviations of {what} "
+        f"may be lost ({formatting.percent(gains.LEVEL)} sure): more than {formatting.number(worth, 2)}."
     )
 
 

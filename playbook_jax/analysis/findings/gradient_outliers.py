@@ -5,11 +5,12 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import numerals, remedies
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.proposals import Proposal
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, clipping
-from playbook_jax.analysis.proposals import Proposal
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import stability_fixes
 
 ORDER = 14
 
@@ -91,23 +92,23 @@ def check(study: Study) -> list[Finding]:
     spikes = {number: value for number, value in found.items() if value}
     if not spikes:
         text = (
-            f"In the best trials, no gradient is {numerals.number(FAR.of(study))} times the 90th percentile "
-            "of those around it."
+            f"In the best trials, no gradient is {formatting.number(FAR.of(study))} times the 90th "
+            "percentile of those around it."
         )
         return [_finding(FINE, text, trials=tuple(found))]
     evidence = [_told(number, value) for number, value in spikes.items()]
     hurt = {number: [s for s in value if s.hurts] for number, value in spikes.items()}
     worst = [number for number, value in hurt.items() if value]
     if worst:
-        first = [numerals.count(s.step) for s in hurt[worst[0]]]
-        steps = f"step{'s' * (len(first) > 1)} {numerals.some(first, 4)}"
+        first = [formatting.count(s.step) for s in hurt[worst[0]]]
+        steps = f"step{'s' * (len(first) > 1)} {formatting.some(first, 4)}"
         text = (
-            f"Training is shaken by outlier gradients: {numerals.trials(worst)}"
+            f"Training is shaken by outlier gradients: {formatting.trials(worst)}"
             f" ({'in the first ' if len(worst) > 1 else ''}at {steps})."
         )
         proposals = _proposals(study, trials[0])
         return [_finding(ACT, text, evidence, _mend(study, trials[0]), tuple(worst), proposals)]
-    text = f"Some gradients are far above the usual ({numerals.trials(list(spikes))}), harmless so far."
+    text = f"Some gradients are far above the usual ({formatting.trials(list(spikes))}), harmless so far."
     # Harmless so far, so that it is for the reader to decide.
     unsure = [dataclasses.replace(p, sure=False) for p in _proposals(study, trials[0])]
     return [_finding(LOOK, text, evidence, _mend(study, trials[0]), tuple(spikes), unsure)]
@@ -172,12 +173,12 @@ def _scatter(values: np.ndarray) -> float:
 def _told(number: int, spikes: list[Spike]) -> str:
     largest = sorted(spikes, key=lambda s: -s.times)[:3]
     told = [
-        f"step {numerals.count(s.step)}, {numerals.number(s.times, 2)} times the 90th percentile around it, "
-        f"the loss {numerals.number(s.before)} before and up to {numerals.number(s.after)} after"
+        f"step {formatting.count(s.step)}, {formatting.number(s.times, 2)} times the 90th percentile around "
+        f"it, the loss {formatting.number(s.before)} before and up to {formatting.number(s.after)} after"
         for s in largest
     ]
     rest = f" ({len(spikes)} in all)" if len(spikes) > len(largest) else ""
-    return numerals.sentence(f"Trial {number}: {'; '.join(told)}{rest}")
+    return formatting.sentence(f"Trial {number}: {'; '.join(told)}{rest}")
 
 
 def _proposals(study: Study, best: Trial) -> tuple[Proposal, ...]:
@@ -187,12 +188,12 @@ def _proposals(study: Study, best: Trial) -> tuple[Proposal, ...]:
         clipping.threshold(study, best),
     )
     harder = at is not None and not 0 < threshold <= at
-    return remedies.clip_outliers(study) if harder else remedies.early(study)
+    return stability_fixes.clip_outliers(study) if harder else stability_fixes.early(study)
 
 
 def _mend(study: Study, best: Trial) -> str:
     at = best.records.percentiles.get(clipping.PERCENTILE)
-    where = f", {numerals.number(at, 2)}" if at else ""
+    where = f", {formatting.number(at, 2)}" if at else ""
     threshold = clipping.threshold(study, best)
     if at and threshold > at:
         return f"Clip harder: lower clip_norm to the 90th percentile of the norms{where}."

@@ -5,15 +5,16 @@ import math
 import re
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import failed, feasible, infeasible_region, numerals, remedies
+from playbook_jax.analysis.data import failed, formatting
+from playbook_jax.analysis.data.hyperparameters import HIGH, LOW, Hyperparameter
+from playbook_jax.analysis.data.proposals import LEAVE_OUT, NARROW, Proposal
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, works
-from playbook_jax.analysis.hyperparameters import HIGH, LOW, Hyperparameter
-from playbook_jax.analysis.infeasible_region import Region
-from playbook_jax.analysis.proposals import LEAVE_OUT, NARROW, Proposal
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
-from playbook_jax.studies import conditions
-from playbook_jax.studies.search_space import Range
+from playbook_jax.analysis.stats import feasible, infeasible_region, stability_fixes
+from playbook_jax.analysis.stats.infeasible_region import Region
+from playbook_jax.studies.space import conditions
+from playbook_jax.studies.space.search_space import Range
 
 ORDER = 20
 OF_FAILURES = True  # of trials that learned nothing, too
@@ -107,7 +108,7 @@ def _rates(study: Study) -> list[Hyperparameter]:
     """Returns the learning rates that are searched on a logarithmic scale."""
     return [
         h
-        for h in study.varying(remedies.RATE)
+        for h in study.varying(stability_fixes.RATE)
         if isinstance(h.space, Range) and h.space.scale == "log"
     ]
 
@@ -135,11 +136,11 @@ def _answer(study: Study, ended: int) -> str:
         what = "infeasible, learned nothing or ended far outside the others"
     if ended == 1:
         return f"The only trial that has ended {_one(study)}."
-    share = numerals.share(len(failures), ended)
+    share = formatting.share(len(failures), ended)
     answer = f"{share} trials that have ended {'is' if len(failures) < 2 else 'are'} {what}"
     if 0 < len(failures) < ended:
-        answer += f" ({numerals.percent(len(failures) / ended)})"
-    return numerals.sentence(answer)
+        answer += f" ({formatting.percent(len(failures) / ended)})"
+    return formatting.sentence(answer)
 
 
 def _one(study: Study) -> str:
@@ -167,7 +168,7 @@ def _mend(study: Study) -> str:
             f"learning_rate, and keep it below {region.direction.show(region.cut)}."
         )
     rates = [conditions.path(name) for name in region.direction.names]
-    mended = region.side == HIGH and rates == [remedies.RATE]
+    mended = region.side == HIGH and rates == [stability_fixes.RATE]
     return (
         f"Leave out {region.text}{', unless warmup or clipping makes it train' if mended else ''}."
     )
@@ -212,13 +213,13 @@ def _finding(
     evidence = _reasons(failures)
     if region is not None:
         evidence.append(
-            numerals.sentence(
-                f"{numerals.share(len(region.failures), len(failures))} of these trials have "
-                f"{region.text}, and {numerals.share(len(region.learned), len(study.learned))} "
+            formatting.sentence(
+                f"{formatting.share(len(region.failures), len(failures))} of these trials have "
+                f"{region.text}, and {formatting.share(len(region.learned), len(study.learned))} "
                 f"others {'have' if len(region.learned) > 1 else 'has'}"
             )
             + " As many trials drawn at random lie so far to that side with probability "
-            f"{numerals.probability(region.chance)}."
+            f"{formatting.probability(region.chance)}."
         )
     elif feasible.find(study):
         evidence.append(
@@ -228,7 +229,7 @@ def _finding(
         evidence.append("They lie in no one part of the search space.")
     errors = study.of_state(trial_lib.FAILED)
     if errors:
-        names = numerals.trials([t.number for t in errors])
+        names = formatting.trials([t.number for t in errors])
         evidence.append(
             f"Not counted: {names} FAILED for another reason ({errors[0].reason or 'none given'})."
         )
@@ -245,7 +246,8 @@ def _reasons(failures: list[Trial]) -> list[str]:
         groups.setdefault(reason, []).append(trial.number)
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
     return [
-        numerals.sentence(f"{numerals.trials(trials)}: {reason}") for reason, trials in ranked[:4]
+        formatting.sentence(f"{formatting.trials(trials)}: {reason}")
+        for reason, trials in ranked[:4]
     ]
 
 

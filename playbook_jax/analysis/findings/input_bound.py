@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from playbook_jax import clock
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.tracking import clock
 
 ORDER = 90
 OF_FAILURES = True  # of trials that learned nothing, too
@@ -36,21 +36,21 @@ def check(study: Study) -> list[Finding]:
     middle = float(np.median(values))
     rate = float(np.median([t.timing["examples_per_second"] for t in study.trials if t.timing]))
     evidence = [
-        f"The devices of {numerals.plural(len(waits), 'trial')} idled for want of input in "
-        f"{numerals.percent(middle)} of the time (median; from {numerals.percent(values.min())} to "
-        f"{numerals.percent(values.max())}), at {numerals.count(round(rate))} examples a second."
+        f"The devices of {formatting.plural(len(waits), 'trial')} idled for want of input in "
+        f"{formatting.percent(middle)} of the time (median; from {formatting.percent(values.min())} to "
+        f"{formatting.percent(values.max())}), at {formatting.count(round(rate))} examples a second."
     ]
     if middle <= clock.INPUT_BOUND:
         above = [n for n, wait in waits.items() if wait > clock.INPUT_BOUND]
         if above:
             told = "waits" if len(above) == 1 else "wait"
             evidence.append(
-                f"Only {numerals.trials(above)} {told} for more than "
-                f"{numerals.percent(clock.INPUT_BOUND)}."
+                f"Only {formatting.trials(above)} {told} for more than "
+                f"{formatting.percent(clock.INPUT_BOUND)}."
             )
         text = "Training does not wait for its input."
         return [_finding(FINE, text, evidence, trials=tuple(above))]
-    text = f"Training is input-bound: it waits for {numerals.percent(middle)} of the time."
+    text = f"Training is input-bound: it waits for {formatting.percent(middle)} of the time."
     action = (
         "Find out what is slow with --profile, then prefetch, preprocess once and for all, drop features "
         "that are not used, or let more processes make examples (docs/input.md)."

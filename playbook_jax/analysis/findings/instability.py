@@ -2,7 +2,7 @@
 
 Over 400 simulated studies of 20 trials and four hyperparameters, noise a third of the effect, the sign came
 where the best are far from the edge in 4 %, and was missed where they are at it in 12 % (100 trials: below
-1 % both); scripts/benchmark_findings.py measures it.
+1 % both); benchmarks/findings.py measures it.
 """
 
 import dataclasses
@@ -10,13 +10,14 @@ import math
 import statistics
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import crowding, infeasible_region, numerals, remedies
-from playbook_jax.analysis.crowding import Crowd
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.hyperparameters import HIGH, LOW, Hyperparameter
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.hyperparameters import HIGH, LOW, Hyperparameter
-from playbook_jax.analysis.infeasible_region import Region
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import boundary_clustering, infeasible_region, stability_fixes
+from playbook_jax.analysis.stats.boundary_clustering import Crowd
+from playbook_jax.analysis.stats.infeasible_region import Region
 
 ORDER = 10  # the playbook: optimization failures are mended before anything else is tried
 
@@ -91,7 +92,7 @@ def check(study: Study) -> list[Finding]:
     study = study.drawn
     rates = [
         h
-        for h in study.varying(remedies.RATE)
+        for h in study.varying(stability_fixes.RATE)
         if h.ordered and ("@" not in h.name or any(h.name in t.parameters for t in study.trials))
     ]
     if not rates:
@@ -129,7 +130,7 @@ def _of(study: Study, rate: Hyperparameter) -> Finding:
         return finding(*_no_edge(study, rate))
     share = len(region.failures) / (len(region.failures) + len(region.learned))
     if share < PURE.of(study):
-        text = f"No sharp edge: {numerals.percent(1 - share)} of the trials with {region.text} train well."
+        text = f"No sharp edge: {formatting.percent(1 - share)} of the trials with {region.text} train well."
         return finding(FINE, text, _figures(region))
     return _at_the_edge(study, region)
 
@@ -148,7 +149,7 @@ def _no_edge(study: Study, rate: Hyperparameter) -> tuple[str, str]:
     larger = trained and failed and statistics.fmean(failed) > statistics.fmean(trained)
     if others is not None or not larger:
         return FINE, "The trials that fail are not clearly those with large learning rates."
-    number = numerals.plural(len(study.failures), "trial that fails", "trials that fail")
+    number = formatting.plural(len(study.failures), "trial that fails", "trials that fail")
     text = f"Whether {number} do so by large learning rates cannot be told from so few."
     return CANNOT_TELL, text
 
@@ -159,29 +160,31 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
         return _finding(CANNOT_TELL, f"No trial below {region.text} trains well.")
     unlearned = any(t.state != trial_lib.INFEASIBLE for t in region.failures)
     fails = "fails" if unlearned else "diverges"
-    best, label, field = below[0], region.direction.label, crowding.Field(study, below)
+    best, label, field = below[0], region.direction.label, boundary_clustering.Field(study, below)
     crowd = field.crowd(region.direction, region.cut, 0.0)
     place = region.direction.place(best.parameters)
     factor = 10 ** ((region.cut - place) * region.direction.decades)
     verdict = _judge(study, region, place, crowd)
     # Where the best lies there, and the few that there are could not show more, nothing is fine.
-    short = verdict == FINE and crowding.least_chance(len(below)) > CHANCE.of(study)
+    short = verdict == FINE and boundary_clustering.least_chance(len(below)) > CHANCE.of(study)
     evidence = [
-        numerals.sentence(
-            f"{numerals.share(len(region.failures), len(region.failures) + len(region.learned))} "
+        formatting.sentence(
+            f"{formatting.share(len(region.failures), len(region.failures) + len(region.learned))} "
             f"trials with {region.text} are infeasible{' or learned nothing' if unlearned else ''}; "
             f"{len(below)} below it train well"
         ),
         f"The best of these, trial {best.number}, has {label} {region.direction.show(place)}"
         + (
-            f": training {fails} at {numerals.number(factor, 2)} times that." if factor > 1 else "."
+            f": training {fails} at {formatting.number(factor, 2)} times that."
+            if factor > 1
+            else "."
         ),
     ]
     if crowd is not None:
         lie = (
-            f"best {crowd.few} lie {numerals.percent(crowd.depth)} of the way below the edge (median). "
+            f"best {crowd.few} lie {formatting.percent(crowd.depth)} of the way below the edge (median). "
             "Drawn at random, as many lie so close to it with probability "
-            f"{numerals.probability(crowd.chance)}."
+            f"{formatting.probability(crowd.chance)}."
         )
         taken_out = "With the effects of other hyperparameters taken out, the "
         evidence.append(f"{taken_out if field.adjusted else 'The '}{lie}")
@@ -196,7 +199,7 @@ def _at_the_edge(study: Study, region: Region) -> Finding:
     trials = (best.number, *(t.number for t in region.failures))
     action, proposals = "", ()
     if verdict in (ACT, LOOK):
-        action, proposals = _mend(study), remedies.propose(study, region, _on(study))
+        action, proposals = _mend(study), stability_fixes.propose(study, region, _on(study))
     return _finding(
         verdict, answers[verdict], evidence, action, trials, proposals, _figures(region)
     )

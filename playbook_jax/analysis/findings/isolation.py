@@ -3,7 +3,7 @@
 Over 200 simulated studies of 20 trials, two values and four nuisance hyperparameters, noise 0.1, a
 difference was told where there was none in 4 %, and where there was one of three times the noise it was
 missed in 8 % (100 trials: 2 % and 1 %). Where one value is as good but harder to tune, it comes out behind
-more often: tests/test_analysis_isolation.py has a short version.
+more often: tests/analysis/test_isolation.py has a short version.
 """
 
 import dataclasses
@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from playbook_jax.analysis import crowding, fairness, groups, isolation, numerals
-from playbook_jax.analysis.fairness import Doubt
+from playbook_jax.analysis.data import formatting, groups
+from playbook_jax.analysis.data.hyperparameters import Hyperparameter
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, retrain_noise
-from playbook_jax.analysis.hyperparameters import Hyperparameter
-from playbook_jax.analysis.isolation import Comparison, Slice
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import boundary_clustering, fairness, isolation
+from playbook_jax.analysis.stats.fairness import Doubt
+from playbook_jax.analysis.stats.isolation import Comparison, Slice
 
 ORDER = 100  # the study's own question comes after the checklist
 
@@ -39,7 +40,7 @@ NOISES = Threshold(
     "a difference of two trials is within retrain noise up to so many standard deviations of the "
     "difference of two runs: trained again, the other one might be ahead",
 )
-_INTERVAL = f"{numerals.percent(isolation.LEVEL)} bootstrap interval"
+_INTERVAL = f"{formatting.percent(isolation.LEVEL)} bootstrap interval"
 SHOWN, COMPARED = 8, 4  # values whose best trial is described, and compared with the best of all
 
 SECTION = "Detecting whether a change is useful with isolation plots"
@@ -114,7 +115,7 @@ def _adjusted(study: Study, h: Hyperparameter) -> dict[int, float]:
     others = [other.name for other in study.hyperparameters if other is not h]
     if any(name not in t.parameters for t in study.learned for name in others):
         return {}
-    field = crowding.Field(study, study.learned)
+    field = boundary_clustering.Field(study, study.learned)
     numbers = (t.number for t in field.trials)
     return dict(zip(numbers, field.scores((h.name,)).tolist(), strict=True))
 
@@ -151,17 +152,17 @@ def _answer(study: Study, comparisons: list[Comparison], beaten: list[Comparison
     open_ = [c.worse.label for c in comparisons if c not in beaten]
     text = f"{best.label} is best, with {_metric(study, best)}"
     if beaten:
-        text += f". It beats {numerals.some([c.worse.label for c in beaten], 5)}"
-        return text + (f", and cannot be told from {numerals.some(open_, 5)}." if open_ else ".")
-    return f"{text}, but by no more than luck may do: it cannot be told from {numerals.some(open_, 5)}."
+        text += f". It beats {formatting.some([c.worse.label for c in beaten], 5)}"
+        return text + (f", and cannot be told from {formatting.some(open_, 5)}." if open_ else ".")
+    return f"{text}, but by no more than luck may do: it cannot be told from {formatting.some(open_, 5)}."
 
 
 def _describe(study: Study, part: Slice) -> str:
     failed = f", {len(part.failures)} failed" if part.failures else ""
-    tried = f"{numerals.plural(part.ended, 'trial')}{failed}"
+    tried = f"{formatting.plural(part.ended, 'trial')}{failed}"
     if part.best is None:
         return f"{part.label}: no complete trial ({tried})."
-    low, high = (numerals.metric(study.metric, end) for end in part.interval)
+    low, high = (formatting.metric(study.metric, end) for end in part.interval)
     # The numbers of other studies' trials must not light up trials of this one.
     of_group = any(t.number >= groups.SPAN for t in study.trials)
     trial = f"{'no.' if of_group else 'trial'} {groups.number(part.best)}"
@@ -179,12 +180,12 @@ def _compared(study: Study, c: Comparison) -> str:
         text += (
             f" {_bests(c.ahead)} of their {c.better.ended + c.worse.ended} trials "
             f"{'has' if c.ahead == 1 else 'have'} {c.better.label}: by chance "
-            f"{numerals.probability(c.chance)}"
+            f"{formatting.probability(c.chance)}"
         )
         if c.adjusted_ahead is not None:
             text += "; with the effects of the other hyperparameters taken out, "
             text += (
-                f"{_bests(c.adjusted_ahead).lower()}: {numerals.probability(c.adjusted_chance)}"
+                f"{_bests(c.adjusted_ahead).lower()}: {formatting.probability(c.adjusted_chance)}"
                 if c.adjusted_ahead
                 else "it is not ahead"
             )
@@ -204,9 +205,9 @@ def _noise(study: Study, c: Comparison) -> list[str]:
         return []
     apart = math.sqrt(2) * noise.sd
     return [
-        f"Two runs of one configuration are {numerals.metric(study.metric, apart)} apart (standard "
+        f"Two runs of one configuration are {formatting.metric(study.metric, apart)} apart (standard "
         f"deviation; {noise.name} again, {len(noise.objectives)} runs): {c.better.label} is ahead of "
-        f"{c.worse.label} by {numerals.number(c.gain / apart, 2)} times that."
+        f"{c.worse.label} by {formatting.number(c.gain / apart, 2)} times that."
     ]
 
 
@@ -214,7 +215,7 @@ def _baseline(study: Study, h: Hyperparameter) -> list[str]:
     """Returns what the baseline came to, which was not drawn and is not compared."""
     if study.baseline not in study.ranked:
         return []
-    shown = numerals.metric(study.metric, study.baseline.objective)
+    shown = formatting.metric(study.metric, study.baseline.objective)
     value = study.baseline.parameters.get(h.name)
     has = f", {isolation.named(h.name, value)}," if value is not None else ""
     first = ", better than any of them" if study.baseline is study.best else ""
@@ -230,7 +231,7 @@ def _untested(study: Study, h: Hyperparameter, parts: list[Slice]) -> list[str]:
     if not few:
         return []
     return [
-        f"Whether the best trials of {numerals.some(few, 5)} crowd a bound of the other hyperparameters "
+        f"Whether the best trials of {formatting.some(few, 5)} crowd a bound of the other hyperparameters "
         "cannot be told from so few."
     ]
 
@@ -265,12 +266,12 @@ def _more(comparisons: list[Comparison]) -> str:
 
 
 def _metric(study: Study, part: Slice) -> str:
-    return numerals.metric(study.metric, part.best.objective)
+    return formatting.metric(study.metric, part.best.objective)
 
 
 def _gain(study: Study, gain: float) -> str:
     sign = "−" if gain < 0 else ""
-    return sign + ("∞" if np.isinf(gain) else numerals.metric(study.metric, abs(gain)))
+    return sign + ("∞" if np.isinf(gain) else formatting.metric(study.metric, abs(gain)))
 
 
 def _finding(

@@ -4,7 +4,10 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import curve_shapes, curves, numerals
+from playbook_jax.analysis.data import curves, formatting
+from playbook_jax.analysis.data.proposals import SET, Proposal
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import (
     ACT,
     CANNOT_TELL,
@@ -14,9 +17,7 @@ from playbook_jax.analysis.findings import (
     Question,
     best_step,
 )
-from playbook_jax.analysis.proposals import SET, Proposal
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import curve_shapes
 
 ORDER = 55
 
@@ -66,7 +67,7 @@ def check(study: Study) -> list[Finding]:
     differences between scientific values, and the best trial's luck cannot be repeated.
     """
     if len(_competing(study)) < FEWEST.of(study):
-        number = numerals.plural(len(_competing(study)), "complete trial")
+        number = formatting.plural(len(_competing(study)), "complete trial")
         return [_finding(CANNOT_TELL, f"{number}: too few to know how far trials lie apart.")]
     scatters = {t.number: late_scatter(study, t) for t in curves.compared(study)}
     known = {number: value for number, value in scatters.items() if math.isfinite(value)}
@@ -78,12 +79,12 @@ def check(study: Study) -> list[Finding]:
         return [_finding(CANNOT_TELL, "The better half of the trials came to the same objective.")]
     part = scatter / spread if spread else math.inf
     evidence = (
-        f"From one late evaluation to the next the {numerals.metric_label(study.metric)} scatters by "
-        f"{numerals.metric(study.metric, scatter)} (standard deviation, median over "
-        f"{numerals.trials(list(known))}).",
+        f"From one late evaluation to the next the {formatting.metric_label(study.metric)} scatters by "
+        f"{formatting.metric(study.metric, scatter)} (standard deviation, median over "
+        f"{formatting.trials(list(known))}).",
         f"The better half of the {len(_competing(study))} complete trials lie "
-        f"{numerals.metric(study.metric, spread)} apart (standard deviation): the scatter is "
-        f"{numerals.percent(part) if spread else 'more'} of that.",
+        f"{formatting.metric(study.metric, spread)} apart (standard deviation): the scatter is "
+        f"{formatting.percent(part) if spread else 'more'} of that.",
     )
     trials = tuple(known)
     if part < LOOK_PART.of(study):
@@ -137,7 +138,7 @@ def _remedies(study: Study) -> str:
     if not study.base("hparams.polyak_decay"):
         ways.append("the average of the parameters (polyak_decay)")
     ways += ["more validation data", "a larger batch"]
-    return f"Try {numerals.join(ways, 'or')}."
+    return f"Try {formatting.join(ways, 'or')}."
 
 
 _finding = Question(

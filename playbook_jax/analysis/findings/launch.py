@@ -3,13 +3,14 @@
 import numbers
 from typing import Any
 
-from playbook_jax.analysis import numerals
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.hyperparameters import Hyperparameter
+from playbook_jax.analysis.data.proposals import ANSWER, Proposal
+from playbook_jax.analysis.data.study import Study
 from playbook_jax.analysis.findings import FINE, Finding
-from playbook_jax.analysis.hyperparameters import Hyperparameter
-from playbook_jax.analysis.proposals import ANSWER, Proposal
-from playbook_jax.analysis.study import Study
-from playbook_jax.studies import conditions, launches
-from playbook_jax.studies.launches import Launch
+from playbook_jax.studies.space import conditions
+from playbook_jax.studies.store import adoptions
+from playbook_jax.studies.store.adoptions import Launch
 
 ORDER = 120  # after all that the study itself says
 OF_FAILURES = True
@@ -31,12 +32,12 @@ def check(study: Study) -> list[Finding]:
     Source: playbook, "The incremental tuning strategy" (launches); "Identifying scientific, nuisance, and
     fixed hyperparameters" (the strengths of regularizers are nuisance hyperparameters, as a rule).
     """
-    launch = launches.newest(study.directory)
+    launch = adoptions.newest(study.directory)
     if launch is None:
         return []
-    evidence = [f"Launched {old.text}." for old in launches.read(study.directory)[-4:]]
+    evidence = [f"Launched {old.text}." for old in adoptions.read(study.directory)[-4:]]
     evidence.append(
-        f"Its config is {launches.CONFIG_NAME} in the study's directory, the base of the next study."
+        f"Its config is {adoptions.CONFIG_NAME} in the study's directory, the base of the next study."
     )
     return [
         Finding(
@@ -78,7 +79,7 @@ def _around(h: Hyperparameter, value: Any) -> dict[str, Any] | None:
     else:
         high = max(*tried, 2 * value)
         high = min(high, (1 + max(tried)) / 2) if max(tried) < 1 else high
-        space = {"scale": "linear", "low": 0.0, "high": float(numerals.number(high, 3))}
+        space = {"scale": "linear", "low": 0.0, "high": float(formatting.number(high, 3))}
     condition = h.space.to_dict().get("when")
     return space | ({"when": condition} if condition else {})
 

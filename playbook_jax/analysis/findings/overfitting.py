@@ -5,13 +5,14 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import curve_shapes, curves, features, numerals
+from playbook_jax.analysis.data import curves, features, formatting
+from playbook_jax.analysis.data.hyperparameters import HIGH
+from playbook_jax.analysis.data.proposals import ADD, EXTEND, Proposal
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question, boundary
-from playbook_jax.analysis.hyperparameters import HIGH
-from playbook_jax.analysis.proposals import ADD, EXTEND, Proposal
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
-from playbook_jax.studies import conditions
+from playbook_jax.analysis.stats import curve_shapes
+from playbook_jax.studies.space import conditions
 
 ORDER = 50
 
@@ -121,7 +122,7 @@ def check(study: Study) -> list[Finding]:
     text = "The validation error does not rise again by more than its scatter."
     if shaken:
         text = (
-            f"The validation error rises again in {numerals.trials(shaken)}, but training gets worse as "
+            f"The validation error rises again in {formatting.trials(shaken)}, but training gets worse as "
             "well: that is not overfitting."
         )
     return [
@@ -168,43 +169,45 @@ def _tail(number: int, of: int, chance: float) -> float:
 def _among_the_best(
     study: Study, overfit: list[Rise], best: list[Rise], suspects: list[Rise]
 ) -> Finding:
-    names = numerals.trials([r.trial for r in overfit])
+    names = formatting.trials([r.trial for r in overfit])
     evidence = [_told(study, overfit)]
     if suspects:
         evidence.append(
-            f"So {'does' if len(suspects) == 1 else 'do'} {numerals.trials([r.trial for r in suspects])}."
+            f"So {'does' if len(suspects) == 1 else 'do'} {formatting.trials([r.trial for r in suspects])}."
         )
     exempt = [
         h.label for h in study.hyperparameters if h.role == "scientific" and _regularizes(h.name)
     ]
     if exempt:
         text = (
-            f"Overfitting in {names}, as weak settings of {numerals.join(exempt)} make it: the study is "
+            f"Overfitting in {names}, as weak settings of {formatting.join(exempt)} make it: the study is "
             "about regularization, so that it is not held against them."
         )
         return _finding(FINE, text, tuple(evidence), trials=tuple(r.trial for r in overfit))
     if len(overfit) == len(best) == 1:
         which = "the trial that counts"
     else:
-        which = f"{numerals.share(len(overfit), len(best))} trials that are compared"
+        which = f"{formatting.share(len(overfit), len(best))} trials that are compared"
     tuned = [h.label for h in study.hyperparameters if _regularizes(h.name)]
     action = (
         "Run the study again with more regularization (dropout, label smoothing or weight decay)"
     )
     if tuned:
-        action = f"Search stronger regularization ({numerals.join(tuned)}, or another kind as well)"
+        action = (
+            f"Search stronger regularization ({formatting.join(tuned)}, or another kind as well)"
+        )
     # Of scientific values each has one trial that counts, and any of them makes the comparison unfair.
     asked = any(h.role == "scientific" for h in study.hyperparameters)
     most = asked or len(overfit) > MOST.of(study) * len(best)
     proposals = _regularize(study)
     if not most:
         # One of three may be a chance: for the reader to decide.
-        others = numerals.share(len(best) - len(overfit), len(best))
+        others = formatting.share(len(best) - len(overfit), len(best))
         evidence.append(f"Without asking nothing is changed: {others} that count do not overfit.")
         proposals = tuple(dataclasses.replace(p, sure=False) for p in proposals)
     return _finding(
         ACT if most else LOOK,
-        numerals.sentence(f"The validation error rises again in {which}: {names}"),
+        formatting.sentence(f"The validation error rises again in {which}: {names}"),
         evidence,
         f"{action} before anything is compared.{_fewer_steps(study, overfit)}",
         tuple(r.trial for r in overfit),
@@ -220,8 +223,8 @@ def _fewer_steps(study: Study, overfit: list[Rise]) -> str:
     if 2 * len(early) <= len(overfit):
         return ""
     return (
-        f" Or train for fewer steps: {numerals.share(len(early), len(overfit))} have their lowest by step "
-        f"{numerals.count(max(early))} of {numerals.count(max(lengths[r.trial] for r in overfit))}."
+        f" Or train for fewer steps: {formatting.share(len(early), len(overfit))} have their lowest by step "
+        f"{formatting.count(max(early))} of {formatting.count(max(lengths[r.trial] for r in overfit))}."
     )
 
 
@@ -249,13 +252,13 @@ def _regularize(study: Study) -> tuple[Proposal, ...]:
 
 def _among_others(study: Study, best: list[Rise], suspects: list[Rise], others: int) -> Finding:
     suspects = sorted(suspects, key=lambda r: r.chance)
-    expected = numerals.number(OTHER_CHANCE.of(study) * others, 2)
+    expected = formatting.number(OTHER_CHANCE.of(study) * others, 2)
     return _finding(
         LOOK,
-        f"The best trials do not overfit, but {numerals.share(len(suspects), others)} others do.",
+        f"The best trials do not overfit, but {formatting.share(len(suspects), others)} others do.",
         (
             _told(study, suspects),
-            f"Of {numerals.count(others)} flat curves, scatter would make {expected} look so.",
+            f"Of {formatting.count(others)} flat curves, scatter would make {expected} look so.",
             _told(study, best),
         ),
         "See in their curves and on the axes whether the best trials are those that train worse, by a "
@@ -266,13 +269,13 @@ def _among_others(study: Study, best: list[Rise], suspects: list[Rise], others: 
 
 def _told(study: Study, rises: list[Rise]) -> str:
     told = [
-        f"trial {r.trial} ends {numerals.metric(study.metric, r.risen)} above its lowest, at step "
-        f"{numerals.count(r.step)}"
+        f"trial {r.trial} ends {formatting.metric(study.metric, r.risen)} above its lowest, at step "
+        f"{formatting.count(r.step)}"
         for r in rises[:4]
     ]
     more = f", and {len(rises) - 4} more" if len(rises) > 4 else ""
-    return numerals.sentence(
-        f"Smoothed {numerals.metric_label(study.metric)}: {'; '.join(told)}{more}"
+    return formatting.sentence(
+        f"Smoothed {formatting.metric_label(study.metric)}: {'; '.join(told)}{more}"
     )
 
 
@@ -284,7 +287,7 @@ def _unknown(study: Study) -> Finding:
     if not study.ranked:
         text = "No trial is complete."
     elif not study.metric.startswith(curves.VALIDATION):
-        text = f"The objective, {numerals.metric_label(study.metric)}, is not of validation."
+        text = f"The objective, {formatting.metric_label(study.metric)}, is not of validation."
     else:
         text = f"The best trials have fewer than {curve_shapes.FEWEST} evaluations each."
     return _finding(CANNOT_TELL, text)

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 
-from playbook_jax.analysis import curves, numerals
-from playbook_jax.analysis.curves import Curve
+from playbook_jax.analysis.data import curves, formatting
+from playbook_jax.analysis.data.curves import Curve
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, Finding, Question
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 56
 
@@ -56,21 +56,21 @@ def check(study: Study) -> list[Finding]:
     different = independent([curve.values for _, curve in alike], at + CYCLES)
     chance = _chance(float(peaks[at]), length, different)
     trials = tuple(t.number for t, _ in alike)
-    names = numerals.trials(trials)
+    names = formatting.trials(trials)
     as_many = (
         f", which are alike as {different} independent ones," if different < len(alike) else ""
     )
     told = (
         f"Averaged over {names}{as_many}; scatter alone gives as strong a period with probability "
-        f"{numerals.probability(chance)}."
+        f"{formatting.probability(chance)}."
     )
     if chance > CHANCE.of(study):
         return [_finding(FINE, "No period stands out of their scatter.", (told,), trials=trials)]
     curve = alike[0][1]
     kept = _late(curve.values)
     every = float(curve.steps[-1] - curve.steps[-2])
-    period = numerals.count(round(len(kept) * every / (at + CYCLES)))
-    answer = f"The {numerals.metric_label(study.metric)} goes up and down every {period} steps."
+    period = formatting.count(round(len(kept) * every / (at + CYCLES)))
+    answer = f"The {formatting.metric_label(study.metric)} goes up and down every {period} steps."
     action = (
         "Compare this with the steps of an epoch. Check that the splits do not overlap, and that training "
         "data are shuffled anew each epoch."

@@ -3,10 +3,12 @@
 import math
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import commands, numerals, replicate_statistics as statistics
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question, late_variance
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.reports import commands
+from playbook_jax.analysis.stats import replicates as statistics
 
 ORDER = 33  # before the good region, whose size it tells
 
@@ -48,16 +50,16 @@ def check(study: Study) -> list[Finding]:
     metric = study.metric
     number = len(noise.objectives)
     answer = (
-        f"Trained again, {noise.name} scatters by {numerals.metric(metric, noise.sd)} "
+        f"Trained again, {noise.name} scatters by {formatting.metric(metric, noise.sd)} "
         f"(standard deviation of {number} runs)."
     )
     evidence = [_known(study, noise.spread), *_luck(study)]
     if len(study.drawn.ranked) >= late_variance.FEWEST.of(study):
         between = late_variance.between(study.drawn)
-        times = numerals.number(between / noise.sd, 2) if noise.sd else "many"
+        times = formatting.number(between / noise.sd, 2) if noise.sd else "many"
         evidence.append(
             f"The better half of the {len(study.drawn.ranked)} complete trials lie "
-            f"{numerals.metric(metric, between)} apart (standard deviation): {times} times the noise."
+            f"{formatting.metric(metric, between)} apart (standard deviation): {times} times the noise."
         )
     if not alike(study):
         return [_finding(FINE, answer, evidence)]
@@ -88,22 +90,24 @@ def _of_replicates(study: Study) -> Finding:
     failed = len(study.of_state(trial_lib.INFEASIBLE))
     unlearned = len(study.failures) - failed
     if spread is None:
-        runs = numerals.plural(len(values), "complete run")
+        runs = formatting.plural(len(values), "complete run")
         return _finding(CANNOT_TELL, f"{runs} of one configuration: it takes two to see a scatter.")
     mean = abs(statistics.mean(values))
     low, high = sorted(
-        numerals.metric(study.metric, abs(float(v))) for v in (values.min(), values.max())
+        formatting.metric(study.metric, abs(float(v))) for v in (values.min(), values.max())
     )
     text = (
-        f"These {numerals.count(len(values))} trials are runs of one configuration, which differ by their "
-        f"seeds: {numerals.metric(study.metric, mean)} on average, and they scatter by "
-        f"{numerals.metric(study.metric, spread.sd)} (standard deviation)."
+        f"These {formatting.count(len(values))} trials are runs of one configuration, which differ by their "
+        f"seeds: {formatting.metric(study.metric, mean)} on average, and they scatter by "
+        f"{formatting.metric(study.metric, spread.sd)} (standard deviation)."
     )
     evidence = [_known(study, spread), f"They come to {low} to {high}."]
     if failed:
-        evidence.append(f"Besides, {numerals.plural(failed, 'run')} failed: in no mean.")
+        evidence.append(f"Besides, {formatting.plural(failed, 'run')} failed: in no mean.")
     if unlearned:
-        evidence.append(f"Among them are {numerals.plural(unlearned, 'run')} that learned nothing.")
+        evidence.append(
+            f"Among them are {formatting.plural(unlearned, 'run')} that learned nothing."
+        )
     if failed or unlearned:
         action = "Make it stable first, by warmup or gradient clipping: some of its seeds fail."
         return _finding(LOOK, text, evidence, action)
@@ -111,8 +115,8 @@ def _of_replicates(study: Study) -> Finding:
 
 
 def _known(study: Study, spread: statistics.Spread) -> str:
-    low, high = (numerals.metric(study.metric, end) for end in (spread.low, spread.high))
-    return f"So few runs tell that deviation to within {low} to {high} (90{numerals.NO_BREAK}% interval)."
+    low, high = (formatting.metric(study.metric, end) for end in (spread.low, spread.high))
+    return f"So few runs tell that deviation to within {low} to {high} (90{formatting.NO_BREAK}% interval)."
 
 
 def _luck(study: Study) -> list[str]:
@@ -125,13 +129,13 @@ def _luck(study: Study) -> list[str]:
     luck = sign * (noise.mean - trial.objective)
     told = "better" if luck > 0 else "worse"
     by = (
-        f", {told} by {numerals.metric(study.metric, abs(luck))}"
+        f", {told} by {formatting.metric(study.metric, abs(luck))}"
         if not math.isclose(luck, 0)
         else ""
     )
     return [
-        f"On average they come to {numerals.metric(study.metric, noise.mean)}; in the study it came to "
-        f"{numerals.metric(study.metric, trial.objective)}{by}."
+        f"On average they come to {formatting.metric(study.metric, noise.mean)}; in the study it came to "
+        f"{formatting.metric(study.metric, trial.objective)}{by}."
     ]
 
 

@@ -8,14 +8,15 @@ matters was called noise in 4 % at most. 100 trials recognise such an effect alw
 
 from typing import Any
 
-from playbook_jax.analysis import feasible, gains, in_force, numerals, sensitivity
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.hyperparameters import LOW, SIDES, Hyperparameter
+from playbook_jax.analysis.data.proposals import NARROW, SET, Proposal
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, Finding
-from playbook_jax.analysis.hyperparameters import LOW, SIDES, Hyperparameter
-from playbook_jax.analysis.proposals import NARROW, SET, Proposal
-from playbook_jax.analysis.sensitivity import Effect, Sensitivity
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
-from playbook_jax.studies.search_space import Range
+from playbook_jax.analysis.stats import feasible, gains, in_force, sensitivity
+from playbook_jax.analysis.stats.sensitivity import Effect, Sensitivity
+from playbook_jax.studies.space.search_space import Range
 
 ORDER = 95  # an insight beyond the checklist, before the study's own question
 
@@ -62,8 +63,8 @@ def _too_few(study: Study, number: int) -> str:
     if trials >= needed:
         return "The complete trials came to almost the same objectives."
     return (
-        f"{numerals.plural(trials, 'complete trial')} cannot tell "
-        f"{numerals.plural(number, 'hyperparameter')} apart: it takes {needed}."
+        f"{formatting.plural(trials, 'complete trial')} cannot tell "
+        f"{formatting.plural(number, 'hyperparameter')} apart: it takes {needed}."
     )
 
 
@@ -71,11 +72,11 @@ def _blind(found: Sensitivity) -> list[str]:
     return [
         f"A surface fitted to {found.trials} trials predicts "
         + (
-            f"{numerals.percent(found.quality)} of the variation between trials that it has not seen"
+            f"{formatting.percent(found.quality)} of the variation between trials that it has not seen"
             if found.quality > 0
             else "trials that it has not seen no better than their mean does"
         )
-        + f"; as good a fit comes by chance with probability {numerals.probability(found.chance)}.",
+        + f"; as good a fit comes by chance with probability {formatting.probability(found.chance)}.",
         "Either nothing in this space makes more difference than noise, or so few trials do not show what "
         "does.",
     ]
@@ -90,20 +91,22 @@ def _answer(study: Study, found: Sensitivity) -> str:
         )
     else:
         verb = "matters" if len(matter) == 1 else "matter"
-        text = f"{numerals.some(matter, 5)} {verb}"
+        text = f"{formatting.some(matter, 5)} {verb}"
     if noise:
-        text += f"; {numerals.some(noise, 5)} {'is' if len(noise) == 1 else 'are'} within noise"
+        text += f"; {formatting.some(noise, 5)} {'is' if len(noise) == 1 else 'are'} within noise"
     deciding = [h.label for h in study.hyperparameters if h.name in feasible.deciding(study)]
     if deciding:
         text = (
             f"Among the trials that train, {text[0].lower() if not matter else text[0]}{text[1:]}; whether "
-            f"a trial trains depends on {numerals.some(deciding, 3)}"
+            f"a trial trains depends on {formatting.some(deciding, 3)}"
         )
     return f"{text}."
 
 
 def _quality(study: Study, found: Sensitivity) -> str:
-    seen = f"{numerals.percent(found.quality)} of the variation between trials that it has not seen"
+    seen = (
+        f"{formatting.percent(found.quality)} of the variation between trials that it has not seen"
+    )
     if found.quality <= 0:
         seen = "trials that it has not seen no better than their mean: what is told here, single axes tell"
     text = (
@@ -112,30 +115,30 @@ def _quality(study: Study, found: Sensitivity) -> str:
     failures = len(study.failures)
     if failures:
         are = "is" if failures == 1 else "are"
-        text += f"; {numerals.plural(failures, 'trial')} that failed {are} left out"
+        text += f"; {formatting.plural(failures, 'trial')} that failed {are} left out"
     return f"{text}."
 
 
 def _describe(study: Study, effect: Effect) -> str:
     (h,) = effect.hyperparameters
-    share = f"{h.label} explains {numerals.percent(effect.share)} of it"
-    by_chance = f"by chance {numerals.probability(effect.chance)}"
+    share = f"{h.label} explains {formatting.percent(effect.share)} of it"
+    by_chance = f"by chance {formatting.probability(effect.chance)}"
     if effect.noise:
         value = study.best.parameters.get(h.name)
         fixed = (
-            f", and it can be fixed, at {numerals.value(value)} as in the best trial"
+            f", and it can be fixed, at {formatting.value(value)} as in the best trial"
             if h.role == "nuisance" and value is not None and _fixable(study, effect)
             else ""
         )
         why = (
-            f"noise: at most {numerals.number(effect.lost, 2)} standard deviations of it are lost as in the "
-            f"best trial ({numerals.percent(gains.LEVEL)} sure)"
+            f"noise: at most {formatting.number(effect.lost, 2)} standard deviations of it are lost as in "
+            f"the best trial ({formatting.percent(gains.LEVEL)} sure)"
         )
         if study.retrain is not None and effect.size is not None:
             why = (
                 f"replicate noise: over its range the objective changes by "
-                f"{numerals.metric(study.metric, effect.size)}, and {study.retrain.name} trained again "
-                f"scatters by {numerals.metric(study.metric, study.retrain.sd)}"
+                f"{formatting.metric(study.metric, effect.size)}, and {study.retrain.name} trained again "
+                f"scatters by {formatting.metric(study.metric, study.retrain.sd)}"
             )
         return f"{h.label} is within {why}{fixed}.{_decides(study, effect)}"
     if not effect.matters:
@@ -150,10 +153,10 @@ def _describe(study: Study, effect: Effect) -> str:
     if beyond:
         best = f"; better towards {'small' if beyond == LOW else 'large'} values, up to where training fails"
     elif effect.best is not None and isinstance(h.space, Range):
-        best = f"; best about {numerals.number(h.value(effect.best), 2)}"
+        best = f"; best about {formatting.number(h.value(effect.best), 2)}"
         bounds = _narrowed(study, effect)
         if bounds:
-            low, high = map(numerals.value, bounds)
+            low, high = map(formatting.value, bounds)
             best += f", so that {low} to {high} would be space enough"
     return f"{share}, {by_chance}{best}."
 
@@ -168,9 +171,9 @@ def _decides(study: Study, effect: Effect) -> str:
 
 def _describe_pair(pair: Effect) -> str:
     return (
-        f"{pair.label}, together: {numerals.percent(pair.share)} more, by chance "
-        f"{numerals.probability(pair.chance)}. The best value of the one depends on the other: tune both, or "
-        "neither."
+        f"{pair.label}, together: {formatting.percent(pair.share)} more, by chance "
+        f"{formatting.probability(pair.chance)}. The best value of the one depends on the other: tune both, "
+        "or neither."
     )
 
 
@@ -236,7 +239,7 @@ def _open(study: Study, h: Hyperparameter, side: str, place: float) -> bool:
 
 
 def _rounded(value: Any) -> Any:
-    return float(numerals.number(value)) if isinstance(value, float) else value
+    return float(formatting.number(value)) if isinstance(value, float) else value
 
 
 def _finding(

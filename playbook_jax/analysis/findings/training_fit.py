@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from playbook_jax.analysis import curves, numerals
+from playbook_jax.analysis.data import curves, formatting
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
 
 ORDER = 52
 
@@ -63,14 +63,14 @@ def check(study: Study) -> list[Finding]:
             else "No trial is complete."
         )
         return [_finding(CANNOT_TELL, text)]
-    kind = numerals.metric_label(study.metric.rsplit("/", 1)[-1])
+    kind = formatting.metric_label(study.metric.rsplit("/", 1)[-1])
     name, told = study.metric, []
     for gap in gaps:
         train, validation = (
-            numerals.metric(name, _back(study, value)) for value in (gap.train, gap.validation)
+            formatting.metric(name, _back(study, value)) for value in (gap.train, gap.validation)
         )
         told.append(f"trial {gap.trial}: {train} in training, {validation} in validation")
-    evidence = (numerals.sentence(f"{kind} at the end, {'; '.join(told)}"),)
+    evidence = (formatting.sentence(f"{kind} at the end, {'; '.join(told)}"),)
     trials = tuple(gap.trial for gap in gaps)
     part = float(np.median([gap.train / gap.validation if gap.validation else 0 for gap in gaps]))
     if sum(gap.closed(study) for gap in gaps) > len(gaps) / 2:
@@ -84,7 +84,7 @@ def check(study: Study) -> list[Finding]:
     text = (
         "The best trials fit the training set."
         if len(fit) > len(gaps) / 2
-        else f"Training has {numerals.percent(part)} of the error of validation: there is a gap that "
+        else f"Training has {formatting.percent(part)} of the error of validation: there is a gap that "
         "regularization can close."
     )
     return [_finding(FINE, text, evidence, trials=trials)]

@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from playbook_jax.analysis import curve_shapes, curves, numerals
+from playbook_jax.analysis.data import curves, formatting
+from playbook_jax.analysis.data.study import Study, Trial
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.study import Study, Trial
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import curve_shapes
 
 ORDER = 25
 OF_FAILURES = True  # of trials that learned nothing, too
@@ -67,16 +68,16 @@ def check(study: Study) -> list[Finding]:
     leaders = {t.number for t in study.leaders}
     best = [r for r in rising if r.trial in leaders]
     many = len(measured) >= FEWEST and len(rising) >= MANY.of(study) * len(measured)
-    judged = numerals.count(len(measured))
+    judged = formatting.count(len(measured))
     if not (best or many):
         text = "The training loss of the best trials falls, or stays where it has fallen to."
         evidence = [_told(rising, len(measured))] if rising else []
         return [_finding(FINE, text, evidence, trials=tuple(r.trial for r in rising))]
     verdict = ACT if many else LOOK
     answer = (
-        f"The training loss rises again in {numerals.share(len(rising), len(measured))} trials."
+        f"The training loss rises again in {formatting.share(len(rising), len(measured))} trials."
         if many
-        else f"The training loss rises again in {numerals.trials([r.trial for r in best])}, of the best "
+        else f"The training loss rises again in {formatting.trials([r.trial for r in best])}, of the best "
         f"few of {judged}."
     )
     action = (
@@ -108,12 +109,14 @@ def measure(study: Study, trial: Trial) -> Rise | None:
 def _told(rising: list[Rise], measured: int) -> str:
     rising = sorted(rising, key=lambda r: -r.part)
     told = [
-        f"trial {r.trial} gives back {numerals.percent(r.part)} of what it had fallen by step "
-        f"{numerals.count(r.step)}"
+        f"trial {r.trial} gives back {formatting.percent(r.part)} of what it had fallen by step "
+        f"{formatting.count(r.step)}"
         for r in rising[:4]
     ]
     more = f", and {len(rising) - 4} more" if len(rising) > 4 else ""
-    return numerals.sentence(f"Of {numerals.plural(measured, 'trial')}: {'; '.join(told)}{more}")
+    return formatting.sentence(
+        f"Of {formatting.plural(measured, 'trial')}: {'; '.join(told)}{more}"
+    )
 
 
 _finding = Question(

@@ -4,13 +4,14 @@ The first of two questions; what moves the objective among the trials that train
 """
 
 from playbook_jax import trial as trial_lib
-from playbook_jax.analysis import feasible, numerals
-from playbook_jax.analysis.feasible import End, Interval
+from playbook_jax.analysis.data import formatting
+from playbook_jax.analysis.data.hyperparameters import HIGH, LOW, SIDES
+from playbook_jax.analysis.data.proposals import Proposal
+from playbook_jax.analysis.data.study import Study
+from playbook_jax.analysis.data.thresholds import Threshold
 from playbook_jax.analysis.findings import ACT, CANNOT_TELL, FINE, LOOK, Finding, Question
-from playbook_jax.analysis.hyperparameters import HIGH, LOW, SIDES
-from playbook_jax.analysis.proposals import Proposal
-from playbook_jax.analysis.study import Study
-from playbook_jax.analysis.thresholds import Threshold
+from playbook_jax.analysis.stats import feasible
+from playbook_jax.analysis.stats.feasible import End, Interval
 
 ORDER = 22  # right after how many fail
 LEAST = Threshold(
@@ -38,14 +39,14 @@ def check(study: Study) -> list[Finding]:
     if not ended:
         return [_finding(CANNOT_TELL, "No trial has ended.")]
     if not failures:
-        return [_finding(FINE, f"All {numerals.plural(ended, 'trial')} that ended train.")]
+        return [_finding(FINE, f"All {formatting.plural(ended, 'trial')} that ended train.")]
     if not study.learned:
         return [_finding(CANNOT_TELL, "No trial trains, so nothing tells apart what would.")]
     trials = tuple(t.number for t in failures)
     found, deciding = feasible.find(study), feasible.deciding(study)
     evidence = [_decided(deciding)] if deciding else []
     if not found:
-        few = numerals.plural(len(failures), "trial that fails", "trials that fail")
+        few = formatting.plural(len(failures), "trial that fails", "trials that fail")
         text = f"Where training fails cannot be told from {few}."
         return [_finding(CANNOT_TELL, text, evidence, trials=trials)]
     best = found[0]
@@ -71,9 +72,9 @@ def search(proposals: list[Proposal]) -> str:
     for name in dict.fromkeys(p.name for p in proposals):
         ends = {p.side: p.value for p in proposals if p.name == name}
         words = {LOW: "from {}", HIGH: "up to {}" if LOW not in ends else "to {}"}
-        told = [words[side].format(numerals.value(ends[side])) for side in SIDES if side in ends]
+        told = [words[side].format(formatting.value(ends[side])) for side in SIDES if side in ends]
         texts.append(f"{name.removeprefix('hparams.')} {' '.join(told)}")
-    return f"Search {numerals.join(texts)}."
+    return f"Search {formatting.join(texts)}."
 
 
 def _answer(study: Study, found: Interval) -> str:
@@ -85,8 +86,8 @@ def _answer(study: Study, found: Interval) -> str:
         for parts in (lambda e: [e.failures], lambda e: [e.failures, e.trained])
     ]
     told = (
-        f"outside {numerals.share(outside[0], outside[1])} trials fail, inside "
-        f"{numerals.share(inside[0], sum(inside))}"
+        f"outside {formatting.share(outside[0], outside[1])} trials fail, inside "
+        f"{formatting.share(inside[0], sum(inside))}"
     )
     if low and high:
         return f"Training works for {label} from {show(low.edge)} to {show(high.edge)}: {told}."
@@ -98,22 +99,22 @@ def _end(found: Interval, end: End) -> str:
     number, all_ = len(end.failures), len(end.failures) + len(end.trained)
     beyond = "Below" if end.side == LOW else "Above"
     diverged = sum(t.state == trial_lib.INFEASIBLE for t in end.failures)
-    kind = f"{numerals.count(diverged)} of them diverged" if diverged else "none of them diverged"
-    others = numerals.share(end.inside[0], sum(end.inside))
+    kind = f"{formatting.count(diverged)} of them diverged" if diverged else "none of them diverged"
+    others = formatting.share(end.inside[0], sum(end.inside))
     return (
         f"{beyond} {found.direction.label} {found.direction.show(end.edge)}, "
-        f"{numerals.share(number, all_)} trials fail ({kind}), of the others {others}: by chance "
-        f"{numerals.probability(end.exact)} (Fisher's exact test), over all cuts looked at "
-        f"{numerals.probability(end.chance)}."
+        f"{formatting.share(number, all_)} trials fail ({kind}), of the others {others}: by chance "
+        f"{formatting.probability(end.exact)} (Fisher's exact test), over all cuts looked at "
+        f"{formatting.probability(end.chance)}."
     )
 
 
 def _decided(deciding: dict[str, float]) -> str:
     told = [
-        f"{name.removeprefix('hparams.')} (by chance {numerals.probability(chance)})"
+        f"{name.removeprefix('hparams.')} (by chance {formatting.probability(chance)})"
         for name, chance in sorted(deciding.items(), key=lambda item: item[1])
     ]
-    return f"An additive fit to which trials fail: it depends on {numerals.some(told, 5)}."
+    return f"An additive fit to which trials fail: it depends on {formatting.some(told, 5)}."
 
 
 def _reparameterize(found: Interval) -> str:
@@ -123,7 +124,7 @@ def _reparameterize(found: Interval) -> str:
     ]
     return (
         f"No bound of one hyperparameter leaves these out: sample {found.direction.label} itself, at "
-        f"{numerals.join(shown)}."
+        f"{formatting.join(shown)}."
     )
 
 

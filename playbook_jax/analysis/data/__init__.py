@@ -1,0 +1,1 @@
+"""Study directories read into tables: what every check and figure works on."""

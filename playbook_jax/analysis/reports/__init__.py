@@ -1,0 +1,1 @@
+"""Reports of studies, groups and comparisons, and the next study."""

@@ -1,0 +1,1 @@
+"""A trained model in use: evaluation of a checkpoint, export."""

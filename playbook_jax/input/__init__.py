@@ -1,0 +1,1 @@
+"""The input pipeline: arrays in memory, tf.data, TFRecords."""

@@ -1,0 +1,1 @@
+"""The machine: devices, hosts, the compilation cache, command lines."""

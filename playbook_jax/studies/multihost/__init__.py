@@ -1,0 +1,1 @@
+"""Running each trial of a study on several hosts."""

@@ -1,0 +1,1 @@
+"""Study directories on disk: studies, groups, the ledger, adoptions."""

@@ -1,7 +1,0 @@
-"""What a worker trains with: one trial, several in one program, or a few steps to see what they take."""
-
-from playbook_jax.packing import Lane, train as train_pack
-from playbook_jax.step_time import OUT_OF_MEMORY, measure as step_time
-from playbook_jax.train import train, unread, validate
-
-__all__ = ["OUT_OF_MEMORY", "Lane", "step_time", "train", "train_pack", "unread", "validate"]

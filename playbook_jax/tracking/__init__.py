@@ -1,0 +1,1 @@
+"""Records of how a run was made: provenance, timing, profiles, TensorBoard."""

@@ -1,0 +1,1 @@
+"""Tests of provenance, timing and profiles."""
