@@ -52,7 +52,7 @@ def _place(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and Path(frame.filename).parent != _HERE
+        if "site-packages" not in frame.filename and not Path(frame.filename).is_relative_to(_HERE)
     ]
     return f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
 

@@ -64,8 +64,8 @@ def main(argv: list[str]) -> int:
     _note_signals(stopped)
     from playbook_jax import workload
     from playbook_jax.runtime import compilation_cache, progress
-    from playbook_jax.tracking import profiling, tensorboard
-    from playbook_jax.training import loop
+    from playbook_jax.tracking import profiling
+    from playbook_jax.training import loop, tensorboard
 
     compilation_cache.enable()
     if all_hosts:

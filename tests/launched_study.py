@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 from playbook_jax import trial
 from playbook_jax.errors import UsageError
-from playbook_jax.studies import conclusion, launcher, samplers
+from playbook_jax.studies import conclusion, launcher
+from playbook_jax.studies.space import samplers
 conclusion.REPORT_MODULE = "tests.fake_train"
 samplers.ALGORITHMS["halton"] = lambda dimensions, n, seed, arm: [
     [i * 0.618 % 1] * dimensions for i in range(n)

@@ -19,11 +19,10 @@ from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib
 from playbook_jax.errors import UsageError, refusing, unknown
-from playbook_jax.input import splits, streaming
+from playbook_jax.input import split_checks, splits, streaming
 from playbook_jax.input.tfrecords import Arrayed, RecordSplit
 from playbook_jax.lazy_tensorflow import import_tensorflow
 from playbook_jax.runtime import parallel
-from playbook_jax.training import contract
 from playbook_jax.workload import Workload
 
 Arrays = Mapping[str, np.ndarray]
@@ -261,7 +260,7 @@ class TfdsSource(_HostSource):
         where = f"{type(workload).__name__}.records"
         with refusing(where):
             records = workload.records()
-        contract.check_names(where, records.splits)
+        split_checks.check_names(where, records.splits)
         return {name: records.split(name) for name in records.splits}
 
     def feed(self, step: int, num_steps: int) -> Any:
@@ -321,7 +320,7 @@ def _arrays(workload: Workload) -> Mapping[str, Arrays]:
             f"the workload {workload.config.workload!r} augments its examples as they are streamed: "
             "dataset.source must be 'tfds' (dataset.cache=True keeps them in memory)"
         )
-    contract.check_splits(workload, found)
+    split_checks.check_splits(workload, found)
     for name in ("train", "validation"):
         where = functools.partial("example {1} of {0}".format, name)
         splits.check_ranges(found[name], workload.ranges(), where)

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from playbook_jax import config as config_lib, trial as trial_lib
-from playbook_jax.analysis.data import formatting, retrain_noise
+from playbook_jax.analysis.data import formatting
 from playbook_jax.analysis.data.adoption import BASELINE, CANDIDATE, NOTHING, SEED, SIDES
 from playbook_jax.errors import UsageError, unknown
 from playbook_jax.procedures import configurations
 from playbook_jax.procedures.configurations import FILE_NAME, FORMAT, Configuration
+from playbook_jax.studies.store import replicated
 from playbook_jax.tracking import stored_format
 
 _SEEDS = 2**32
@@ -139,7 +140,7 @@ def _note(asked: Plan, directory: Path) -> None:
     if asked.study is None or asked.vary != SEED:
         return
     try:
-        retrain_noise.note(asked.study, directory)
+        replicated.note(asked.study, directory)
     except OSError as error:  # a study of somebody else's: replicates are as good without
         print(
             f"{asked.study}: its report will not find these replicates ({error.strerror or error})"

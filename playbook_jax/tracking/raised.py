@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 _LONG = 500  # characters
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib"))
 _PLACE = re.compile(r"^(\w+): .* \((\S.*:\d+), in [^)]+\)$")
 

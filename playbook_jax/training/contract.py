@@ -11,69 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from playbook_jax.errors import InputError, UsageError, closest, refusing
-from playbook_jax.input import splits
-from playbook_jax.input.tfrecords import Arrayed
+from playbook_jax.errors import InputError, UsageError, refusing
+from playbook_jax.input import split_checks, splits
 from playbook_jax.runtime import parallel
 from playbook_jax.training import reading
 from playbook_jax.workload import Workload
 
 _EXAMPLES = 3  # that evaluations are traced with: unlike most other sizes
-
-
-def check_splits(workload: Workload, found: Any) -> None:
-    """Checks the arrays that a workload gives.
-
-    Raises:
-      UsageError: a split is missing or empty, or its arrays do not fit to each other or to the training
-        set's.
-    """
-    where = f"{type(workload).__name__}.splits"
-    if not isinstance(found, Mapping):
-        raise UsageError(f"{where} must return arrays by split; it returns a {_kind(found)}")
-    check_names(where, found)
-    names = ["train", "validation"]
-    if "test" in found and not isinstance(found, Arrayed):  # which would read it
-        names.append("test")
-    for name in names:
-        _check_arrays(f"{where}: {name!r}", found[name])
-    first = {key: (x.shape[1:], x.dtype) for key, x in found["train"].items()}
-    for name in names[1:]:
-        other = {key: (x.shape[1:], x.dtype) for key, x in found[name].items()}
-        if other != first:
-            key = next(k for k in (*first, *other) if first.get(k) != other.get(k))
-            raise UsageError(
-                f"{where}: an example's {key!r} is {_described(first.get(key))} in 'train' and "
-                f"{_described(other.get(key))} in {name!r}"
-            )
-
-
-def check_names(where: str, found: Iterable[str]) -> None:
-    """Checks that the splits are there that every run sees.
-
-    Raises:
-      UsageError: one is not.
-    """
-    for name in ("train", "validation"):
-        if name not in found:
-            raise UsageError(f"{where} returns no split {name!r}{closest(name, found)}")
-
-
-def _check_arrays(where: str, arrays: Any) -> None:
-    if not isinstance(arrays, Mapping) or not arrays:
-        raise UsageError(f"{where} must be arrays by name; it is a {_kind(arrays)}")
-    for key, x in arrays.items():
-        if not isinstance(x, np.ndarray | jax.Array) or not x.ndim or x.dtype.kind in "OSU":
-            what = f"of type {x.dtype}" if hasattr(x, "dtype") else f"a {_kind(x)}"
-            raise UsageError(
-                f"{where}: {key!r} must be an array of numbers, the first axis the examples; it is {what}"
-            )
-    if "weight" in arrays:
-        raise UsageError(f"{where}: 'weight' is the program's own name; choose another one")
-    sizes = {key: len(x) for key, x in arrays.items()}
-    if len(set(sizes.values())) > 1 or not all(sizes.values()):
-        listed = ", ".join(f"{size:,} of {key!r}" for key, size in sizes.items())
-        raise UsageError(f"{where} must have as many examples of each array, at least 1: {listed}")
 
 
 def variables(workload: Workload) -> dict[str, Any]:
@@ -178,7 +122,7 @@ def _apply(
     if not isinstance(result, tuple) or len(result) != 2:
         raise UsageError(
             f"{where} must return a pair, the outputs and the new batch statistics ({{}} where the model "
-            f"keeps none); it returns a {_kind(result)}"
+            f"keeps none); it returns a {split_checks.kind(result)}"
         )
     return result
 
@@ -200,7 +144,8 @@ def _check_batch_stats(where: str, old: Any, new: Any) -> None:
         if before.get(path) != after.get(path):
             raise UsageError(
                 f"{where} must return the batch statistics of init anew; {path} is "
-                f"{_described(before.get(path))} there and {_described(after.get(path))} after a step"
+                f"{split_checks.described(before.get(path))} there and "
+                f"{split_checks.described(after.get(path))} after a step"
             )
 
 
@@ -209,7 +154,7 @@ def _check_pair(where: str, pair: Any, size: int) -> None:
     must = f"must be a numerator and a denominator for each example, both of shape [{size}] here"
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         shape = f" of shape {list(pair.shape)}" if hasattr(pair, "shape") else ""
-        raise UsageError(f"{where} {must}; it is a {_kind(pair)}{shape}")
+        raise UsageError(f"{where} {must}; it is a {split_checks.kind(pair)}{shape}")
     shapes = [list(np.shape(x)) for x in pair]
     if shapes != [[size], [size]]:
         raise UsageError(f"{where} {must}; they are of shapes {shapes[0]} and {shapes[1]}")
@@ -247,11 +192,3 @@ def check_labels(workload: Workload, outputs: Any, arrays: Mapping[str, splits.S
                 f"{type(workload).__name__}.apply are of {shape[-1]} classes, so it must be from 0 to "
                 f"{shape[-1] - 1}"
             )
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
-
-
-def _described(found: Any) -> str:
-    return "missing" if found is None else f"{list(found[0])} {found[1]}"

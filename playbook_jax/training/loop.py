@@ -19,15 +19,17 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib, trial
-from playbook_jax.input import feeds as feeds_lib, pipeline
+from playbook_jax.input import pipeline
 from playbook_jax.runtime import parallel
-from playbook_jax.tracking import clock as clock_lib, profiling, tensorboard
+from playbook_jax.tracking import clock as clock_lib, profiling
 from playbook_jax.training import (
     failures,
+    feeds as feeds_lib,
     initialize_from,
     lanes as lanes_lib,
     program as program_lib,
     recorder as recorder_lib,
+    tensorboard,
     train_step,
 )
 from playbook_jax.training.recorder import Progress, Recorder

@@ -13,9 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from playbook_jax import config as config_lib
-from playbook_jax.input import feeds as feeds_lib, pipeline
+from playbook_jax.input import pipeline
 from playbook_jax.runtime import parallel
 from playbook_jax.training import (
+    feeds as feeds_lib,
     lanes as lanes_lib,
     loop as train_lib,
     program as program_lib,

@@ -365,7 +365,7 @@ RUN = """
 import sys
 from playbook_jax.analysis.reports import report
 report.write(sys.argv[1])
-print([m for m in ("jax", "flax", "optax", "tensorflow", "pandas", "scipy", "matplotlib",
+print([m for m in ("jax", "flax", "optax", "tensorflow", "pandas", "scipy.stats", "matplotlib",
                    "playbook_jax.train", "playbook_jax.training.loop",
                    "playbook_jax.workload") if m in sys.modules])
 """

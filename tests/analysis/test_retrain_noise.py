@@ -9,7 +9,7 @@ import pytest
 
 from playbook_jax import trial as trial_lib
 from playbook_jax.analysis import findings
-from playbook_jax.analysis.data import retrain_noise, study as study_lib
+from playbook_jax.analysis.data import study as study_lib
 from playbook_jax.analysis.data.retrain_noise import RetrainNoise
 from playbook_jax.analysis.figures import best_of_k
 from playbook_jax.analysis.findings import (
@@ -26,6 +26,7 @@ from playbook_jax.analysis.findings import (
 from playbook_jax.analysis.reports import commands, report
 from playbook_jax.analysis.stats import replicates as statistics, sensitivity as sensitivity_lib
 from playbook_jax.errors import UsageError
+from playbook_jax.studies.store import replicated
 from tests import finding_studies as made, synthetic_study as synthetic
 from tests.finding_studies import plain
 from tests.html_page import Page
@@ -97,13 +98,13 @@ def test_replicates_are_found_where_the_study_says_and_beside_it(directory, tmp_
     assert (found.trial, found.name) == (study.best.number, f"trial {study.best.number}")
     assert found.sd == pytest.approx(np.std([0.02, 0.03, 0.025], ddof=1))
     other = replicates(tmp_path / "other" / "r", study, [0.02, 0.03, 0.025, 0.026])
-    retrain_noise.note(directory, other)
-    retrain_noise.note(directory, other)
+    replicated.note(directory, other)
+    replicated.note(directory, other)
     stored = json.loads((directory / "replicated.json").read_text())
     assert stored["workdirs"] == ["../other/r"]  # relative, so that both can be moved
     assert len(study_lib.load(directory).retrain.objectives) == 4  # of more runs
     # Those of the best trial come before those of another one.
-    retrain_noise.note(
+    replicated.note(
         directory, replicates(tmp_path / "third", study, [0.1] * 9, trial=study.ranked[1].number)
     )
     assert study_lib.load(directory).retrain.trial == study.best.number
@@ -126,7 +127,7 @@ def test_what_is_no_retrain_noise_of_the_study_is_left_alone_and_refused_if_aske
         (loss, "has another objective, validation/loss"),
         (tmp_path / "none", "cannot be read"),
     ):
-        retrain_noise.note(directory, path)
+        replicated.note(directory, path)
         with pytest.raises(UsageError, match="--replicates") as error:
             study_lib.load(directory, replicates=str(path))
         assert told in str(error.value)
@@ -138,7 +139,7 @@ def test_what_is_no_retrain_noise_of_the_study_is_left_alone_and_refused_if_aske
 def test_another_studys_replicates_serve_if_they_are_asked_for(directory, tmp_path):
     other = synthetic.write(tmp_path / "other", BOWL, num_trials=6, seed=5)
     place = replicates(tmp_path / "r", study_lib.load(other), [0.02, 0.03, 0.04])
-    retrain_noise.note(directory, place)
+    replicated.note(directory, place)
     assert study_lib.load(directory).retrain is None  # it is no trial of this study
     asked = study_lib.load(directory, replicates=str(place))
     assert asked.retrain.trial is None
@@ -270,7 +271,7 @@ def test_the_figures_have_a_band(directory, tmp_path):
     assert not bands
     best = study.best.objective
     place = replicates(tmp_path / "r", study, [best, 1.2 * best, 1.1 * best])
-    retrain_noise.note(directory, place)
+    replicated.note(directory, place)
     text = report.write(directory).read_text()
     page = Page(text)
     page.check()

@@ -27,7 +27,7 @@ def test_training_runs_with_closed_standard_streams(tmp_path):
 
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
     code = (
-        "import os; from playbook_jax import command_line\n"
+        "import os; from playbook_jax.runtime import command_line\n"
         "def main(argv):\n"
         f"    with open({str(tmp_path / 'data')!r}, 'w') as file:\n"
         "        os.write(2, b'noise'); print('more'); file.write(str(file.fileno()))\n"

@@ -18,7 +18,7 @@ TRUTH = synthetic_study.Truth(cost=synthetic_study.bowl({"hparams.learning_rate"
 SAY = """
 import sys
 sys.path.insert(0, {root!r})
-from playbook_jax import command_line
+from playbook_jax.runtime import command_line
 
 def main(argv):
     for number in range(3):

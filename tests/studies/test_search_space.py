@@ -154,7 +154,7 @@ def test_points_of_a_shorter_study_are_the_first_of_a_longer_one():
 @pytest.mark.playbook("studies-are-reproducible")
 def test_another_process_makes_the_same_bytes():
     code = (
-        "import sys, json; from playbook_jax.studies import samplers, search_space\n"
+        "import sys, json; from playbook_jax.studies.space import samplers, search_space\n"
         "spaces = {k: search_space.parse(k, v) for k, v in json.loads(sys.argv[1]).items()}\n"
         "print(json.dumps(samplers.sample('halton', spaces, 50, 7)))"
     )

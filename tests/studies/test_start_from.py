@@ -89,7 +89,7 @@ def test_only_as_many_trials_are_kept_as_the_study_has(tmp_path, old):
         ({"nuisance": {"hparams.learning_rate": RATE | {"low": 2.0, "high": 3.0}}},
          "outside of the space"),
         ({"vary_seed": True}, "start_from and vary_seed exclude each other"),
-        ({"algorithm": "grid", "nuisance": {"hparams.learning_rate": {"values": [0.1, 0.2, 0.3, 0.4, 0.5, 1]}}},
+        ({"algorithm": "grid", "nuisance": {"hparams.learning_rate": {"values": [1, 2, 3, 4, 5, 6]}}},
          "start_from goes with shape 'joint', and algorithm 'halton'"),
         ({"start_from": 3}, "start_from must be the --workdir of another study; it is 3"),
     ],

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from playbook_jax import trial
-from playbook_jax.input import feeds
-from playbook_jax.training import loop, program as program_lib, recorder
+from playbook_jax.training import feeds, loop, program as program_lib, recorder
 from tests import small
 from tests.runs import stop_after
 

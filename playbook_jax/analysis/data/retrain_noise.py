@@ -1,30 +1,26 @@
 """By how much a trial of a study scatters where it is trained again with other seeds: the retrain noise.
 
-`scripts/replicate.py` measures it, and leaves the place of its workdir in the study directory:
-
-    replicated.json     {"format": 1, "workdirs": ["../digits_replicates"]}, relative to the study
+`scripts/replicate.py` measures it, and leaves the place of its workdir in the study directory, see
+studies/store/replicated.py.
 
 Source: playbook, "Determining whether to adopt a training pipeline change or hyperparameter configuration"
 (trial variance, or retrain variance).
 """
 
 import dataclasses
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 
-from playbook_jax import trial as trial_lib
 from playbook_jax.analysis.stats import replicates as statistics
 from playbook_jax.analysis.stats.replicates import Spread
 from playbook_jax.errors import UsageError
+from playbook_jax.studies.store import replicated
 
 if TYPE_CHECKING:
     from playbook_jax.analysis.data.study import Study
 
-FILE_NAME = "replicated.json"
-SUFFIX = "_replicates"  # of the workdir that the end of a study suggests
 FEWEST = 3  # replicates: of two, the deviation is known to a factor of ten
 
 
@@ -57,19 +53,6 @@ class RetrainNoise:
         return statistics.mean(self.objectives)
 
 
-def note(study_directory: epath.PathLike, workdir: epath.PathLike) -> None:
-    """Notes in a study directory where replicates of one of its trials are.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    directory = epath.Path(study_directory)
-    path = os.path.relpath(os.path.abspath(workdir), os.path.abspath(directory))
-    places = _noted(directory)
-    if path not in places:
-        trial_lib.write_json(directory / FILE_NAME, {"format": 1, "workdirs": [*places, path]})
-
-
 def find(study: "Study", workdir: str | None = None) -> RetrainNoise | None:
     """Returns the retrain noise of a study, or None where nothing has measured it.
 
@@ -86,7 +69,11 @@ def find(study: "Study", workdir: str | None = None) -> RetrainNoise | None:
         if isinstance(found, str):
             raise UsageError(f"--replicates: {workdir} {found}")
         return found
-    places = [place for place in workdirs(study.directory) if (place / "replicates.json").exists()]
+    places = [
+        place
+        for place in replicated.workdirs(study.directory)
+        if (place / "replicates.json").exists()
+    ]
     measured = [read(study, place) for place in places]
     own = [m for m in measured if isinstance(m, RetrainNoise) and m.trial is not None]
     best = None if study.best is None else study.best.number
@@ -120,16 +107,3 @@ def _trial(study: "Study", side: object) -> int | None:
         return None
     same = [t for t in study.trials if t.number == chosen.trial and t.objective == chosen.objective]
     return same[0].number if same else None
-
-
-def workdirs(study_directory: epath.PathLike) -> list[epath.Path]:
-    """Returns where replicates of a study's trials may be: where its directory says, and beside it."""
-    directory = epath.Path(study_directory)
-    beside = directory.parent / f"{directory.name}{SUFFIX}"
-    return [*(directory / place for place in _noted(directory)), beside]
-
-
-def _noted(directory: epath.Path) -> list[str]:
-    stored = trial_lib.read_json(directory / FILE_NAME, {})
-    places = stored.get("workdirs") if isinstance(stored, dict) else None
-    return [p for p in places if isinstance(p, str)] if isinstance(places, list) else []

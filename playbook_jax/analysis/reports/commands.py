@@ -5,11 +5,12 @@ import re
 import shlex
 from pathlib import Path
 
-from playbook_jax.analysis.data import formatting, retrain_noise
+from playbook_jax.analysis.data import formatting
 from playbook_jax.analysis.data.study import Study
 from playbook_jax.analysis.findings import ACT, LOOK, Finding
 from playbook_jax.analysis.reports import next_draft
 from playbook_jax.studies import overrides
+from playbook_jax.studies.store import replicated
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -77,7 +78,7 @@ def replicate(study: Study) -> tuple[str, ...]:
     shown, base = display_path(study), study.specification.get("base_config_path")
     words = ["scripts/replicate.py", f"--study={shown}"]
     words += [f"--baseline={base}"] if base and (_CHECKOUT / str(base)).is_file() else []
-    return quote(*words, f"--workdir={shown}{retrain_noise.SUFFIX}")
+    return quote(*words, f"--workdir={shown}{replicated.SUFFIX}")
 
 
 def _analyze(study: Study, shown: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from playbook_jax import config as config_lib, trial as trial_lib
 from playbook_jax.errors import UsageError
-from playbook_jax.studies.store import best_config
+from playbook_jax.studies.store import best_config, replicated
 
 if TYPE_CHECKING:
     from playbook_jax.studies.store.ledger import Study
@@ -169,9 +169,7 @@ def _evidence(study: "Study", number: int, given: str | Path | None) -> dict[str
                 "weighed; give the --workdir of scripts/replicate.py"
             )
         return found
-    from playbook_jax.analysis.data import retrain_noise  # a launcher need not wait for it
-
-    places = [Path(place) for place in retrain_noise.workdirs(study.path)]
+    places = [Path(place) for place in replicated.workdirs(study.path)]
     known = [(p, f) for p in places if (f := _read_evidence(study, number, p)) is not None]
     newest = max(known, key=lambda pair: (pair[0] / _ADOPTION).stat().st_mtime, default=None)
     return {} if newest is None else newest[1]

@@ -9,8 +9,7 @@ import pytest
 
 from playbook_jax import trial
 from playbook_jax.errors import UsageError
-from playbook_jax.tracking import tensorboard
-from playbook_jax.training import loop
+from playbook_jax.training import loop, tensorboard
 from tests import small
 from tests.runs import stop_after
 
@@ -152,7 +151,7 @@ def test_off_unless_asked_for(tmp_path):
     code = (
         "import sys; sys.path.insert(0, '.'); from tests import small\n"
         "from playbook_jax import config\n"
-        "from playbook_jax.tracking import tensorboard\n"
+        "from playbook_jax.training import tensorboard\n"
         "tensorboard.View(config.complete(small.digits()))\n"
         "assert not {'tensorflow', 'tensorboard', 'clu'} & set(sys.modules)"
     )
