@@ -23,7 +23,8 @@ _PATIENCE_SECONDS = 10.0  # for processes to end that must
 _POLL_SECONDS = 0.005
 _ENDINGS = 12  # of so many kills one comes when all trials are over
 _CHECKPOINTS = 20  # a trial makes
-_LEFT_OVER = ("**/.*.part", "**/*.orbax-checkpoint-tmp*", "**/*.unreadable", "**/.lock")
+# A trial whose process is killed at its very end keeps its lock, which nobody holds.
+_LEFT_OVER = ("**/.*.part", "**/*.orbax-checkpoint-tmp*", "**/*.unreadable", ".lock")
 
 
 @dataclasses.dataclass(frozen=True)

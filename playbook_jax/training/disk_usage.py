@@ -22,6 +22,7 @@ from playbook_jax.training import program
 _BYTES_PER_ARRAY, _BYTES_PER_SAVE = 600, 8_000
 _BYTES_PER_NUMBER = 40  # in a line of metrics.jsonl, with its name
 _BYTES_PER_TRIAL = 110_000  # the smaller files; some thirty files and folders, each in whole blocks
+_BYTES_OF_SOURCES = 20_000  # the texts of its workload and configs
 _BYTES_PER_STUDY = 200_000  # its report, its table, the logs
 
 
@@ -68,8 +69,9 @@ def trial_bytes(config: ConfigDict) -> int:
 
 @functools.cache
 def _provenance_bytes() -> int:
-    # The changes that are not committed are in it.
-    return len(json.dumps(provenance.collect([], config_lib.OPTIONAL["seeds"])))
+    # The changes that are not committed are in it. What this process has read so far, others have not.
+    origin = provenance.collect([], config_lib.OPTIONAL["seeds"])
+    return len(json.dumps(origin | {"sources": []})) + _BYTES_OF_SOURCES
 
 
 def study_bytes(configs: Iterable[ConfigDict], num_workers: int) -> int:
